@@ -1,0 +1,1 @@
+"""Vision-language models over your own medical images."""

@@ -1,0 +1,1 @@
+"""Data: sources yield samples, transforms shape them, the loader batches them."""

@@ -1,0 +1,1 @@
+"""Sources: each yields `Sample`s by index."""

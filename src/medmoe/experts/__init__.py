@@ -1,0 +1,1 @@
+"""Experts: the router, the pyramid expert, and the sparse dispatch between them."""

@@ -1,0 +1,1 @@
+"""Objectives: pure functions from an output and a batch to a loss."""

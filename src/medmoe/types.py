@@ -1,0 +1,256 @@
+"""What flows through the library: one frozen dataclass for each arrow of the data flow.
+
+Letters: B images of a batch (= reports), L pyramid levels, C_l channels of level l, G side of the
+region grid, N words, T word pieces, D local width, E joint width, K experts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A finding's place in an image.
+
+    Attributes:
+        label: Name of the finding.
+        x0: Left edge, as a fraction of the image's width in [0, 1].
+        y0: Top edge, as a fraction of the height.
+        x1: Right edge.
+        y1: Bottom edge.
+        phrase: The words of the report that name the finding, where known.
+    """
+
+    label: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    phrase: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image as a source yields it, with whatever else is known of it.
+
+    Attributes:
+        key: Where it came from (`file:row`), used in errors and logs; never a patient's name.
+        image: [H, W] grey or [H, W, 3] RGB, uint8 or float32 in [0, 1].
+        report: The text of the image, or None.
+        from_template: Whether the report was made from a label's template, not written by a person.
+        modality: A name of `medmoe.modalities`, or None.
+        labels: Findings present; `()` means none present, None means not annotated.
+        boxes: Places of findings; None means not annotated.
+        mask: [H, W] bool foreground, or None.
+        gaze: [H, W] float32 in [0, 1], where readers looked, or None.
+        view: Projection or plane, for example `PA`.
+        offset_days: Days since the patient's first study.
+        prior: Key of the same patient's earlier image.
+        question: A question about the image.
+        answer: The answer to the question.
+        domain: Site or scanner the image came from.
+        patient: Patient id; splits and intervals go by it.
+        study: Study id.
+        source: Data set the image belongs to.
+    """
+
+    key: str
+    image: NDArray[Any]
+    report: str | None = None
+    from_template: bool = False
+    modality: str | None = None
+    labels: tuple[str, ...] | None = None
+    boxes: tuple[Box, ...] | None = None
+    mask: NDArray[np.bool_] | None = None
+    gaze: NDArray[np.float32] | None = None
+    view: str | None = None
+    offset_days: float | None = None
+    prior: str | None = None
+    question: str | None = None
+    answer: str | None = None
+    domain: str | None = None
+    patient: str | None = None
+    study: str | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Reports as word pieces, and which word each piece belongs to.
+
+    Attributes:
+        ids: [B, T] int64 piece ids.
+        mask: [B, T] bool, True where there is a piece (special pieces included).
+        word: [B, T] int64 index of the piece's word in [0, N), or -1 for special, punctuation and padding.
+        word_mask: [B, N] bool, True where there is a word.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    word: Tensor
+    word_mask: Tensor
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Tokens:
+        """Copy every tensor to a device."""
+        return move(self, device, non_blocking=non_blocking)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B samples, collated; an optional tensor is None when no sample of the batch has it.
+
+    Attributes:
+        image: [B, 3, H, W] float32, normalised.
+        keys: Where each sample came from.
+        tokens: The reports as word pieces; a sample without a report has no word there.
+        has_report: [B] bool.
+        report_id: [B] int64, equal exactly where the reports' texts are equal.
+        modality: [B] int64 index into the model's modalities, -1 where unknown.
+        mask: [B, 1, H, W] float32 foreground.
+        has_mask: [B] bool.
+        gaze: [B, 1, H, W] float32 in [0, 1].
+        has_gaze: [B] bool.
+        samples: The samples themselves without their pixels, for tasks and logs (boxes already moved
+            into the coordinates of `image`).
+    """
+
+    image: Tensor
+    keys: tuple[str, ...]
+    tokens: Tokens | None = None
+    has_report: Tensor | None = None
+    report_id: Tensor | None = None
+    modality: Tensor | None = None
+    mask: Tensor | None = None
+    has_mask: Tensor | None = None
+    gaze: Tensor | None = None
+    has_gaze: Tensor | None = None
+    samples: tuple[Sample, ...] = ()
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """Copy every tensor to a device."""
+        return move(self, device, non_blocking=non_blocking)
+
+
+@dataclass(frozen=True, slots=True)
+class Pyramid:
+    """An image's features at L scales, finest first: a tuple of [B, C_l, H_l, W_l]."""
+
+    levels: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextFeatures:
+    """What a text encoder makes of reports.
+
+    Attributes:
+        words: [B, N, C] word features, zero where there is no word.
+        word_mask: [B, N] bool.
+        report: [B, C] report feature.
+    """
+
+    words: Tensor
+    word_mask: Tensor
+    report: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Which experts an image passes through, and how much each counts.
+
+    Attributes:
+        logits: [B, K] float32 scores the choice was made from.
+        expert: [B, k] int64 chosen experts.
+        weight: [B, k] float32 weight of each chosen expert.
+    """
+
+    logits: Tensor
+    expert: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEmbedding:
+    """An image in the joint space.
+
+    Attributes:
+        embed: [B, E] unit-length float32.
+        regions: [B, D, G, G] local features.
+        routing: What the experts were given.
+        logits: [B, K] the image router's scores.
+    """
+
+    embed: Tensor
+    regions: Tensor
+    routing: Routing
+    logits: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TextEmbedding:
+    """A report in the joint space.
+
+    Attributes:
+        embed: [B, E] unit-length float32.
+        words: [B, N, D] local features.
+        word_mask: [B, N] bool.
+        logits: [B, K] the text router's scores.
+        report_logits: [B, K] the auxiliary linear head's scores.
+    """
+
+    embed: Tensor
+    words: Tensor
+    word_mask: Tensor
+    logits: Tensor
+    report_logits: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Everything the model says of a batch; objectives read it and nothing else.
+
+    Attributes:
+        image: The images in the joint space.
+        text: The reports in the joint space, or None when the batch has none.
+        logit_scale: [] float32 multiplier of global cosine similarities.
+    """
+
+    image: ImageEmbedding
+    text: TextEmbedding | None
+    logit_scale: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """The loss of a step and what it is made of.
+
+    Attributes:
+        total: [] weighted sum of the active terms.
+        terms: Detached, unweighted value of each active term.
+        inactive: Terms whose fields the batch lacks.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    inactive: tuple[str, ...] = ()
+
+
+def move(value: T, device: torch.device | str, *, non_blocking: bool = False) -> T:
+    """Copy a dataclass of this module to a device, field by field."""
+    moved = {}
+    for field in dataclasses.fields(value):  # type: ignore[arg-type]
+        item = getattr(value, field.name)
+        if isinstance(item, Tensor):
+            moved[field.name] = item.to(device, non_blocking=non_blocking)
+        elif dataclasses.is_dataclass(item):
+            moved[field.name] = move(item, device, non_blocking=non_blocking)
+    return dataclasses.replace(value, **moved)  # type: ignore[type-var]
