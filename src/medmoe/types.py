@@ -187,12 +187,14 @@ class ImageEmbedding:
         regions: [B, D, G, G] local features.
         routing: What the experts were given.
         logits: [B, K] the image router's scores.
+        feature: [B, E] the embedding before it was brought to unit length.
     """
 
     embed: Tensor
     regions: Tensor
     routing: Routing
     logits: Tensor
+    feature: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,7 @@ class TextEmbedding:
         word_mask: [B, N] bool.
         logits: [B, K] the text router's scores.
         report_logits: [B, K] the auxiliary linear head's scores.
+        feature: [B, E] the embedding before it was brought to unit length.
     """
 
     embed: Tensor
@@ -212,6 +215,7 @@ class TextEmbedding:
     word_mask: Tensor
     logits: Tensor
     report_logits: Tensor
+    feature: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +250,7 @@ class Loss:
 
 def move(value: T, device: torch.device | str, *, non_blocking: bool = False) -> T:
     """Copy a dataclass of this module to a device, field by field."""
-    moved = {}
+    moved: dict[str, Any] = {}
     for field in dataclasses.fields(value):  # type: ignore[arg-type]
         item = getattr(value, field.name)
         if isinstance(item, Tensor):

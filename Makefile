@@ -1,0 +1,72 @@
+# What a person does with a clone of medmoe. `make help` lists it; every target installs first when needed.
+
+PYTHON ?= python3
+OUT ?= runs/demo
+
+# The demo: patients to learn from and to be tested on (another seed, so none is shared), image side in pixels.
+TRAIN_PATIENTS ?= 3600
+TEST_PATIENTS ?= 1200
+SIZE ?= 64
+TRAIN_FLAGS ?=
+TASKS ?= routing,zeroshot_retrieval,zeroshot_classification,grounding
+
+BIN := .venv/bin
+READY := .venv/.installed
+DATA := $(OUT)-data
+
+# Two workers with one thread each: torch's own threads would fight over the cores.
+TEST_ENV := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test check fmt clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "Variables: PYTHON=$(PYTHON) (3.10 or newer), OUT=$(OUT) (the demo's run folder)"
+
+install: $(READY) ## Create .venv and install medmoe with what its tests need
+
+$(READY): pyproject.toml constraints.txt
+	@rm -f $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	  echo "medmoe needs Python 3.10 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo not found)."; \
+	  echo "Name another one: make install PYTHON=python3.12"; exit 1; }
+	@echo "Installing into .venv (several minutes the first time: torch is large)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(DATA)/train.ready $(DATA)/test.ready ## Train, evaluate and report on phantoms (about ten minutes on two cores)
+	$(BIN)/medmoe train tiny --train-data $(DATA)/train --val-data $(DATA)/train --out $(OUT) --resume latest $(TRAIN_FLAGS)
+	$(BIN)/medmoe eval $(OUT) --data $(DATA)/test --split all --tasks $(TASKS) --json $(OUT)/summary.json
+	$(BIN)/medmoe report $(OUT)
+	@echo "Done: open $(OUT)/report.html; the figures are in $(OUT)/summary.json"
+
+# A phantom folder counts as there only once it is complete; an interrupted one is made again.
+$(DATA)/train.ready: | $(READY)
+	rm -rf $(DATA)/train
+	$(BIN)/medmoe data phantom --out $(DATA)/train --patients $(TRAIN_PATIENTS) --size $(SIZE) --seed 1
+	@touch $@
+
+$(DATA)/test.ready: | $(READY)
+	rm -rf $(DATA)/test
+	$(BIN)/medmoe data phantom --out $(DATA)/test --patients $(TEST_PATIENTS) --size $(SIZE) --seed 2
+	@touch $@
+
+test: $(READY) ## Run every test, with branch coverage and no network
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+check: $(READY) ## Lint, check the format and the types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fmt: $(READY) ## Format and apply the safe fixes
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+clean: ## Remove caches and build output (.venv and runs/ stay)
+	rm -rf build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache src/medmoe.egg-info
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

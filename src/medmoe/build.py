@@ -1,0 +1,263 @@
+"""From configuration to objects: the only file that knows both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medmoe.config import ExpertConfig, ModelConfig, RouterConfig, RunConfig, TextConfig, VisionConfig, parse
+from medmoe.data.loader import Loader
+from medmoe.data.preprocess import Preprocess
+from medmoe.data.sources.base import Source
+from medmoe.data.text import ReportTokenizer
+from medmoe.data.transforms import Augment
+from medmoe.encoders.pretrained import LoadReport, load_matching
+from medmoe.encoders.text import TEXT
+from medmoe.encoders.vision import VISION
+from medmoe.errors import ConfigError, ModelError, unknown
+from medmoe.experts.moe import EXPERTS, MixtureOfExperts
+from medmoe.experts.router import Router, RouterHead
+from medmoe.folder import CONFIG, PREPROCESS, WEIGHTS, Assets, find_folder, read_json, read_weights
+from medmoe.modalities import in_order, resolve
+from medmoe.model import MedVLM
+
+
+def build_vision(config: VisionConfig) -> nn.Module:
+    """Build an image encoder: a row of `VISION`, or else a timm name."""
+    if config.name == "tiny":
+        return VISION["tiny"](channels=config.channels)
+    return VISION["timm"](config.name, image_size=config.image_size)
+
+
+def build_text(config: TextConfig) -> nn.Module:
+    """Build a text encoder with fresh weights."""
+    if config.name == "tiny":
+        return TEXT["tiny"](
+            config.vocab_size,
+            width=config.width,
+            depth=config.depth,
+            heads=config.heads,
+            max_pieces=config.max_pieces,
+        )
+    if config.name != "hf":
+        raise ConfigError(unknown("text encoder", config.name, TEXT), where="model.text.name")
+    if config.hf is None:
+        raise ConfigError(
+            "a Hugging Face text encoder needs its configuration",
+            where="model.text.hf",
+            remedy="start with --init text=FOLDER",
+        )
+    return TEXT["hf"](config.hf, last_layers=config.last_layers, pool=config.pool, frozen=config.frozen)
+
+
+def build_experts(config: ExpertConfig, channels: Sequence[int], modalities: int) -> MixtureOfExperts:
+    """Build the experts of an arrangement."""
+    if config.name not in EXPERTS:
+        raise ConfigError(unknown("expert", config.name, EXPERTS), where="model.experts.name")
+    if config.shared == 0 and not config.special:
+        raise ConfigError("neither shared nor special experts", where="model.experts", remedy="set shared=1")
+    if config.growing and (config.zero or not config.special):
+        raise ConfigError("growing experts are special ones that don't start at zero", where="model.experts.growing")
+
+    def expert(*, zero: bool) -> nn.Module:
+        return EXPERTS[config.name](
+            channels,
+            width=config.width,
+            grid=config.grid,
+            levels=config.levels,
+            kernel=config.kernel,
+            layers=config.layers,
+            conv=config.conv,
+            norm=config.norm,
+            zero=zero,
+        )
+
+    special = [expert(zero=config.zero) for _ in range(modalities if config.special else 0)]
+    return MixtureOfExperts([expert(zero=False) for _ in range(config.shared)], special, growing=config.growing)
+
+
+def build_route(config: RouterConfig, source: str) -> Router:
+    """Build the choice of experts for one source of scores."""
+    return Router(source, selection=config.selection, k=config.k, gradient=config.gradient)
+
+
+def build_model(config: ModelConfig, tokenizer: ReportTokenizer, *, seed: int = 0) -> MedVLM:
+    """Build a model with fresh weights, drawn from the seed and nothing else.
+
+    Args:
+        config: Its `modalities` must be set.
+        tokenizer: Saved with the model; a `tiny` text encoder takes its vocabulary's size.
+        seed: Of the weights.
+    """
+    modalities = config.modalities
+    if not modalities:
+        raise ConfigError("no modalities", where="model.modalities", remedy="name them, or train on labelled data")
+    modalities = tuple(resolve(name, where="model.modalities") for name in modalities)
+    if config.text.name == "tiny":
+        text = config.text.model_copy(update={"vocab_size": tokenizer.vocab_size})
+        config = config.model_copy(update={"text": text})
+    elif config.text.hf is not None and tokenizer.vocab_size > config.text.hf.get("vocab_size", tokenizer.vocab_size):
+        raise ConfigError(
+            f"the tokenizer has {tokenizer.vocab_size} pieces, the text encoder {config.text.hf['vocab_size']}",
+            where="model.text",
+            remedy="use the tokenizer of the encoder's own folder",
+        )
+    config = config.model_copy(update={"modalities": modalities})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vision, text_encoder = build_vision(config.vision), build_text(config.text)
+        channels: Sequence[int] = vision.channels  # type: ignore[assignment]
+        hidden, count = config.router.hidden, len(modalities)
+        model = MedVLM(
+            vision=vision,
+            text=text_encoder,
+            experts=build_experts(config.experts, channels, count),
+            image_router=RouterHead(2 * sum(channels), hidden, count),
+            text_router=RouterHead(text_encoder.width, hidden, count),  # type: ignore[arg-type]
+            train_route=build_route(config.router, config.router.train),
+            infer_route=build_route(config.router, config.router.infer),
+            modalities=modalities,
+            embed_dim=config.embed_dim,
+            local_dim=config.experts.width,
+        )
+    preprocess = Preprocess(size=config.vision.image_size)
+    model.assets = Assets(
+        config=config.model_dump(mode="json"),
+        preprocess={**preprocess.to_dict(), "fingerprint": preprocess.fingerprint()},
+        tokenizer=tokenizer,
+    )
+    return model
+
+
+def load_model(path: Path | str) -> MedVLM:
+    """Load a saved model from a folder, a run, or a run's newest checkpoint.
+
+    Raises:
+        ModelError: If the folder, its configuration or its weights can't be used.
+    """
+    folder = find_folder(path)
+    config = parse(ModelConfig, read_json(folder / CONFIG), where=str(folder / CONFIG))
+    model = build_model(config, ReportTokenizer.load(folder))
+    saved = read_json(folder / PREPROCESS)
+    preprocess_of(saved)  # rejects what this version can't do
+    weights = read_weights(folder / WEIGHTS)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    if missing or unexpected:
+        raise ModelError(
+            f"weights don't fit the configuration (missing {missing[:3]}, unexpected {unexpected[:3]})",
+            where=str(folder / WEIGHTS),
+            remedy="save the model again",
+        )
+    assert model.assets is not None
+    model.assets = Assets(config=model.assets.config, preprocess=saved, tokenizer=model.assets.tokenizer)
+    return model.eval()
+
+
+def preprocess_of(saved: dict[str, Any]) -> Preprocess:
+    """Give the preprocessing that a model folder declares."""
+    return Preprocess.from_dict({key: value for key, value in saved.items() if key != "fingerprint"})
+
+
+def tokenizer_of(model: MedVLM) -> ReportTokenizer:
+    """Give the tokenizer that travels with a model."""
+    assert model.assets is not None
+    assert isinstance(model.assets.tokenizer, ReportTokenizer)
+    return model.assets.tokenizer
+
+
+def facts_of(source: Source) -> Iterable[Any]:
+    """Go through the facts of a source's samples, without pixels."""
+    return (source.facts(index) for index in range(len(source)))
+
+
+def resolve_data(config: RunConfig, source: Source) -> tuple[RunConfig, list[str]]:
+    """Fill in what only the training data knows: the modalities, and give the reports.
+
+    Raises:
+        ConfigError: If no sample has a modality, or none has a report.
+    """
+    present, reports = set(), []
+    for sample in facts_of(source):
+        if sample.modality:
+            present.add(sample.modality)
+        if sample.report:
+            reports.append(sample.report)
+    if not reports:
+        raise ConfigError("no training sample has a report or a label", where="--train-data", remedy="add a text column")
+    if config.model.modalities is None:
+        if not present:
+            raise ConfigError("no training sample has a modality", where="--train-data", remedy="add a modality column")
+        model = config.model.model_copy(update={"modalities": in_order(present)})
+        config = config.model_copy(update={"model": model})
+    return config, reports
+
+
+def build_tokenizer(config: TextConfig, reports: Iterable[str], *, folder: Path | None = None) -> ReportTokenizer:
+    """Take the tokenizer of a folder, or train a vocabulary on reports."""
+    if folder is None:
+        tokenizer = ReportTokenizer.train(reports, vocab_size=config.vocab_size, max_words=config.max_words)
+    else:
+        tokenizer = ReportTokenizer.load(folder)
+    return ReportTokenizer(tokenizer.tokenizer, max_words=config.max_words, max_pieces=config.max_pieces)
+
+
+def build_loader(
+    source: Source, model: MedVLM, config: RunConfig, *, train: bool, start: int = 0, quarantine: Path | None = None
+) -> Loader:
+    """Build the loader that feeds a model from a source."""
+    assert model.assets is not None
+    data = config.data
+    augment = Augment(strength=data.augment, flip=data.flip) if train and data.augment > 0 else None
+    return Loader(
+        source,
+        preprocess_of(model.assets.preprocess),
+        tokenizer_of(model),
+        modalities=model.modalities,
+        batch_size=data.batch_size,
+        train=train,
+        augment=augment,
+        batching=data.batching,
+        within_fraction=data.within_fraction,
+        balance=data.balance,
+        seed=config.train.seed,
+        workers=data.workers,
+        start=start,
+        on_bad_sample=data.on_bad_sample,
+        quarantine=quarantine,
+    )
+
+
+def initialise(model: MedVLM, parts: dict[str, str]) -> dict[str, LoadReport]:
+    """Start parts of a model from saved weights, and say which were used.
+
+    Args:
+        model: Changed in place.
+        parts: `model`, `vision` or `text` → a folder or safetensors file.
+    """
+    modules: dict[str, nn.Module] = {"model": model, "vision": model.vision, "text": model.text}
+    reports = {}
+    for part, source in parts.items():
+        if part not in modules:
+            raise ConfigError(unknown("part", part, modules), where="--init")
+        reports[part] = load_matching(modules[part], source)
+    return reports
+
+
+def adopt(config: RunConfig, parts: dict[str, str]) -> RunConfig:
+    """Take over from saved parts what the configuration must know before anything is built.
+
+    A saved model brings its whole model configuration; a Hugging Face text folder brings its encoder.
+    """
+    if "model" in parts:
+        folder = find_folder(parts["model"])
+        saved = parse(ModelConfig, read_json(folder / CONFIG), where=str(folder / CONFIG))
+        return config.model_copy(update={"model": saved})
+    if "text" in parts:
+        hf = read_json(Path(parts["text"]) / CONFIG)
+        text = config.model.text.model_copy(update={"name": "hf", "hf": hf})
+        return config.model_copy(update={"model": config.model.model_copy(update={"text": text})})
+    return config

@@ -1,0 +1,278 @@
+"""Configuration: typed, frozen, round-trips through JSON, and rejects unknown keys with the nearest known one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medmoe.errors import ConfigError, unknown
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """A frozen group of settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class VisionConfig(Config):
+    """The image encoder.
+
+    Attributes:
+        name: `tiny`, or a timm backbone with `features_only` (`swin-t`, `resnet50`, …).
+        image_size: Side of the square input in pixels.
+        channels: C_l of `tiny`; other encoders know their own.
+    """
+
+    name: str = "tiny"
+    image_size: int = Field(64, ge=32)
+    channels: tuple[int, ...] = (32, 64, 128, 256)
+
+
+class TextConfig(Config):
+    """The text encoder.
+
+    Attributes:
+        name: `tiny` (trained from scratch) or `hf` (a Hugging Face BERT-style encoder).
+        hf: Configuration of the Hugging Face encoder, for `hf`.
+        last_layers: How many last layers of `hf` are summed.
+        pool: How `hf` pools a report: `mean` or `cls`.
+        frozen: Whether the `hf` encoder stays as it is.
+        width: Width of `tiny`.
+        depth: Layers of `tiny`.
+        heads: Attention heads of `tiny`.
+        vocab_size: Word pieces of the encoder; `tiny` learns up to so many from the training reports.
+        max_words: N; of a longer report, sentences are sampled in training.
+        max_pieces: Longest report in word pieces, in evaluation.
+    """
+
+    name: str = "tiny"
+    hf: dict[str, Any] | None = None
+    last_layers: int = Field(4, ge=1)
+    pool: Literal["mean", "cls"] = "mean"
+    frozen: bool = True
+    width: int = 128
+    depth: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    vocab_size: int = Field(4000, ge=64)
+    max_words: int = Field(64, ge=1)
+    max_pieces: int = Field(256, ge=8)
+
+
+class RouterConfig(Config):
+    """The router.
+
+    Attributes:
+        train: Source of the choice in training: text, image, label, random or uniform.
+        infer: Source of the choice at inference.
+        selection: hard, top_k or soft.
+        k: Experts an image with top_k.
+        gradient: none, alpha or straight_through.
+        hidden: Width of the hidden layer.
+    """
+
+    train: str = "text"
+    infer: str = "image"
+    selection: str = "hard"
+    k: int = Field(2, ge=1)
+    gradient: str = "none"
+    hidden: int = 128
+
+
+class ExpertConfig(Config):
+    """The experts.
+
+    Attributes:
+        name: A row of `EXPERTS`.
+        shared: How many experts see every image.
+        special: Whether there is one expert for each modality.
+        zero: Whether the special experts start as zero (for shared + special).
+        growing: Whether the special experts start as one and part at `train.grow_at`.
+        width: D.
+        grid: G.
+        levels: Pyramid levels the local path reads, 0 the finest.
+        kernel: Side of the convolutions.
+        layers: Convolution layers.
+        conv: dense or separable.
+        norm: group or batch.
+    """
+
+    name: str = "pyramid"
+    shared: int = Field(0, ge=0)
+    special: bool = True
+    zero: bool = False
+    growing: bool = False
+    width: int = 192
+    grid: int = 28
+    levels: tuple[int, ...] = (0, 1, 2, 3)
+    kernel: int = 3
+    layers: int = Field(3, ge=0)
+    conv: str = "separable"
+    norm: str = "group"
+
+
+class ModelConfig(Config):
+    """A whole model.
+
+    Attributes:
+        modalities: Experts' modalities in order; None takes those of the training data.
+        embed_dim: E.
+    """
+
+    vision: VisionConfig = VisionConfig()
+    text: TextConfig = TextConfig()
+    router: RouterConfig = RouterConfig()
+    experts: ExpertConfig = ExpertConfig()
+    modalities: tuple[str, ...] | None = None
+    embed_dim: int = 512
+
+
+class DataConfig(Config):
+    """How training data is fed.
+
+    Attributes:
+        batch_size: Images of a step.
+        batching: `mixed` over modalities, or `within`: part of each batch from one modality.
+        within_fraction: That part.
+        balance: 0 samples modalities as they come, 1 equally often.
+        augment: Strength of augmentation, 0 to switch it off.
+        flip: Whether images may be mirrored; reports that say left or right become false.
+        workers: Loader processes.
+        on_bad_sample: `raise`, or `skip` into the run's quarantine.
+        columns: Our manifest columns → the file's.
+    """
+
+    batch_size: int = Field(64, ge=2)
+    batching: Literal["mixed", "within"] = "mixed"
+    within_fraction: float = Field(0.5, gt=0, le=1)
+    balance: float = Field(0.0, ge=0, le=1)
+    augment: float = Field(1.0, ge=0)
+    flip: bool = False
+    workers: int = Field(1, ge=0)
+    on_bad_sample: Literal["raise", "skip"] = "raise"
+    columns: dict[str, str] = {}
+
+
+class TrainConfig(Config):
+    """The training run.
+
+    Attributes:
+        steps: Optimiser steps.
+        lr: Peak learning rate of AdamW.
+        weight_decay: Of matrices only.
+        betas: AdamW's.
+        warmup: Share of the steps with rising rate; then cosine to zero.
+        clip: Largest gradient norm.
+        accum_freq: Batches of a step; adds no negatives.
+        precision: fp32 or bf16 (autocast).
+        ema: Decay of an averaged copy of the weights that is evaluated and saved, or None.
+        grow_at: Share of the steps after which growing experts part.
+        freeze: Patterns of parameter names that stay as they are.
+        log_every: Steps between lines of the metrics.
+        val_every: Steps between validations.
+        save_every: Steps between checkpoints.
+        keep: Checkpoints kept.
+        seed: Of weights, data order and augmentation.
+    """
+
+    steps: int = Field(1000, ge=1)
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup: float = Field(0.1, ge=0, le=1)
+    clip: float = Field(1.0, gt=0)
+    accum_freq: int = Field(1, ge=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    ema: float | None = Field(None, gt=0, lt=1)
+    grow_at: float = Field(0.4, gt=0, lt=1)
+    freeze: tuple[str, ...] = ()
+    log_every: int = Field(10, ge=1)
+    val_every: int = Field(200, ge=1)
+    save_every: int = Field(200, ge=1)
+    keep: int = Field(2, ge=1)
+    seed: int = 0
+
+
+class RunConfig(Config):
+    """A recipe: everything a run depends on but its data.
+
+    Attributes:
+        recipe: Its name.
+        objectives: Weight of each objective; one left out isn't computed.
+        objective_options: Options of single objectives.
+    """
+
+    recipe: str
+    model: ModelConfig = ModelConfig()
+    objectives: dict[str, float] = {"global": 0.5, "local": 0.5, "report_type": 2.0}
+    objective_options: dict[str, dict[str, Any]] = {}
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+
+
+def parse(kind: type[C], values: Mapping[str, Any], *, where: str | None = None) -> C:
+    """Check plain values against a configuration class.
+
+    Raises:
+        ConfigError: Naming the first wrong key, what was got and what is allowed.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(kind, error), where=where) from None
+
+
+def override(config: C, settings: list[str]) -> C:
+    """Change values by `a.b=1` settings; the right side is JSON, or else a string.
+
+    Raises:
+        ConfigError: If a setting has no `=`, its key is unknown or its value isn't allowed.
+
+    >>> override(TrainConfig(), ["steps=5"]).steps
+    5
+    """
+    values = config.model_dump()
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"got {setting!r}, allowed: key=value", where="--set")
+        *path, last = key.strip().split(".")
+        target: Any = values
+        for part in path:
+            target = target.get(part) if isinstance(target, dict) else None
+        free = path[:1] == ["objective_options"] or path[-1:] in (["objectives"], ["columns"], ["hf"])
+        if not isinstance(target, dict) or (last not in target and not free):
+            raise ConfigError(unknown("key", key.strip(), keys(config)), where="--set", remedy="see `medmoe config`")
+        target[last] = _value(text)
+    return parse(type(config), values, where="--set")
+
+
+def keys(config: Config) -> list[str]:
+    """List every dotted key of a configuration."""
+
+    def walk(value: Any, prefix: str) -> list[str]:
+        if isinstance(value, dict) and value:
+            return [key for name, item in value.items() for key in walk(item, f"{prefix}.{name}" if prefix else name)]
+        return [prefix]
+
+    return walk(config.model_dump(), "")
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _explain(kind: type[Config], error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        allowed = keys(kind.model_construct()) if kind is not RunConfig else keys(RunConfig(recipe=""))
+        return unknown("key", key, allowed)
+    return f"{key} = {first.get('input')!r}: {first['msg'][0].lower() + first['msg'][1:]}"

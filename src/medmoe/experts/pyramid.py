@@ -1,0 +1,106 @@
+"""The pyramid expert: fuses the scales of one image into a grid of region features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from medmoe.errors import ConfigError, unknown
+from medmoe.layers import norm2d, to_grid
+from medmoe.types import Pyramid
+
+
+def _dense(width: int, kernel: int) -> nn.Module:
+    return nn.Conv2d(width, width, kernel, padding=kernel // 2, bias=False)
+
+
+def _separable(width: int, kernel: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width, bias=False),
+        nn.Conv2d(width, width, 1, bias=False),
+    )
+
+
+CONVOLUTIONS = {"dense": _dense, "separable": _separable}
+
+
+class PyramidExpert(nn.Module):
+    """One expert of MedMoE (Chopra et al., 2025, https://arxiv.org/abs/2506.08356).
+
+    Each chosen level is projected to D channels and brought to a G×G grid; a block of convolutions,
+    norms and ReLUs, shared by the levels, gives F(l); at every location a softmax β over the levels
+    weighs them: V = Σ_l β(l) ⊙ F(l). Which levels it reads and the kernel's size bound how much of
+    the image a region can see, and so whether words point at the right place.
+
+    Args:
+        channels: C_l of every level of the pyramid, finest first.
+        width: D.
+        grid: G.
+        levels: Which levels it reads.
+        kernel: Side of the convolutions, odd.
+        layers: How many convolution layers.
+        conv: `dense` (the paper's) or `separable` (depthwise then 1×1: a ninth of the cost at kernel 3).
+        norm: `group` or `batch`.
+        zero: Start as a constant zero, so that adding it to another expert changes nothing at first.
+
+    Raises:
+        ConfigError: If a level doesn't exist, the kernel is even or a name is unknown.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        *,
+        width: int = 192,
+        grid: int = 28,
+        levels: Sequence[int] = (0, 1, 2, 3),
+        kernel: int = 3,
+        layers: int = 3,
+        conv: str = "separable",
+        norm: str = "group",
+        zero: bool = False,
+    ) -> None:
+        super().__init__()
+        if not levels or any(not 0 <= level < len(channels) for level in levels):
+            raise ConfigError(f"expert levels {tuple(levels)}, allowed: 0 to {len(channels) - 1}, at least one")
+        if kernel % 2 == 0:
+            raise ConfigError(f"expert kernel {kernel} is even, allowed: 1, 3, 5, …")
+        if conv not in CONVOLUTIONS:
+            raise ConfigError(unknown("expert convolution", conv, CONVOLUTIONS))
+        self.levels, self.grid = tuple(levels), grid
+        self.project = nn.ModuleList(nn.Conv2d(channels[level], width, 1) for level in self.levels)
+        self.block = nn.Sequential(
+            *(nn.Sequential(CONVOLUTIONS[conv](width, kernel), norm2d(norm, width), nn.ReLU()) for _ in range(layers))
+        )
+        self.scale = nn.Conv2d(width * len(self.levels), len(self.levels), 1)
+        self.out = nn.Conv2d(width, width, 1)
+        if zero:
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+
+    def features(self, pyramid: Pyramid) -> Tensor:
+        """Give F(l) of every level it reads, [B, L, D, G, G]."""
+        grids = []
+        for level, project in zip(self.levels, self.project, strict=True):
+            feature = pyramid.levels[level]
+            # a 1×1 projection commutes with averaging and interpolation: do it where there are fewer pixels
+            if feature.shape[-1] > self.grid:
+                grids.append(project(to_grid(feature, self.grid)))
+            else:
+                grids.append(to_grid(project(feature), self.grid))
+        count = len(grids)
+        stacked = self.block(torch.cat(grids))  # [L·B, D, G, G]: one pass through the shared block
+        return rearrange(stacked, "(l b) d h w -> b l d h w", l=count)
+
+    def scale_attention(self, features: Tensor) -> Tensor:
+        """Give β [B, L, G, G] of F [B, L, D, G, G]: sums to one over the levels at every location."""
+        return self.scale(rearrange(features, "b l d h w -> b (l d) h w")).float().softmax(dim=1)
+
+    def forward(self, pyramid: Pyramid) -> Tensor:
+        """Fuse the levels into regions [B, D, G, G]."""
+        features = self.features(pyramid)
+        beta = self.scale_attention(features).to(features.dtype)
+        return self.out(torch.einsum("blhw,bldhw->bdhw", beta, features))

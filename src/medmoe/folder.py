@@ -1,0 +1,187 @@
+"""A saved model: one self-contained folder, written aside and renamed, without pickle.
+
+- config.json: the model's configuration
+- model.safetensors: its weights
+- preprocess.json: how pixels become input, with a fingerprint
+- tokenizer.json and its settings: how reports become input
+- README.md: the model card
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from medmoe.errors import ModelError
+
+CONFIG, WEIGHTS, PREPROCESS, CARD = "config.json", "model.safetensors", "preprocess.json", "README.md"
+
+
+class SavesItself(Protocol):
+    """Something that writes its own files into a folder (the tokenizer)."""
+
+    def save(self, folder: Path) -> None:
+        """Write the files."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Assets:
+    """What a model folder holds beside the weights.
+
+    Attributes:
+        config: The model's configuration as plain values.
+        preprocess: Declared preprocessing as plain values, with its fingerprint.
+        tokenizer: The tokenizer.
+    """
+
+    config: dict[str, Any]
+    preprocess: dict[str, Any]
+    tokenizer: SavesItself
+
+
+def write_atomically(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """Fill a folder aside, flush it to disk, then rename it into place.
+
+    A reader sees the old folder, the new one, or none; never half of one.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    aside.mkdir()
+    try:
+        fill(aside)
+        for path in aside.iterdir():
+            _flush(path)
+        _flush(aside)
+        if folder.exists():
+            shutil.rmtree(folder)
+        aside.rename(folder)
+        _flush(folder.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a text file aside, then rename it into place."""
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_text(text, encoding="utf-8")
+    _flush(aside)
+    aside.replace(path)
+
+
+def fill_folder(folder: Path, weights: Mapping[str, Tensor], assets: Assets) -> None:
+    """Write the files of a model folder into an existing folder."""
+    from safetensors.torch import save_file
+
+    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(assets.config, indent=2) + "\n", encoding="utf-8")
+    (folder / PREPROCESS).write_text(json.dumps(assets.preprocess, indent=2) + "\n", encoding="utf-8")
+    assets.tokenizer.save(folder)
+    (folder / CARD).write_text(model_card(weights, assets), encoding="utf-8")
+
+
+def find_folder(path: Path | str) -> Path:
+    """Find the model folder that a path means: itself, a run's `model`, or a run's newest checkpoint.
+
+    Raises:
+        ModelError: If there is none.
+    """
+    path = Path(path)
+    candidates = [path, path / "model", *sorted(path.glob("checkpoints/step-*"), reverse=True)]
+    for candidate in candidates:
+        if (candidate / CONFIG).is_file() and (candidate / WEIGHTS).is_file():
+            return candidate
+    raise ModelError(
+        "no model here" if path.is_dir() else "no such folder",
+        where=str(path),
+        remedy=f"give a run folder or one with {CONFIG} and {WEIGHTS}",
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ModelError: If the file is missing or isn't a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError("no such file", where=str(path)) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"isn't JSON: {error}", where=str(path), remedy="save the model again") from None
+    if not isinstance(value, dict):
+        raise ModelError("isn't a JSON object", where=str(path))
+    return value
+
+
+def read_weights(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        ModelError: If it is missing, truncated or of another format.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path, device=device))
+    except FileNotFoundError:
+        raise ModelError("no such file", where=str(path)) from None
+    except SafetensorError as error:
+        raise ModelError(f"can't be read ({error})", where=str(path), remedy="save or copy it again") from None
+
+
+def model_card(weights: Mapping[str, Tensor], assets: Assets) -> str:
+    """Write a model card in Markdown: what it is, its input, its limits, how to load it."""
+    count = sum(value.numel() for value in weights.values() if value.dtype != torch.bool)
+    modalities = ", ".join(assets.config.get("modalities") or ())
+    size = assets.preprocess.get("size")
+    return f"""---
+library_name: medmoe
+tags: [medical, vision-language, mixture-of-experts]
+---
+# A MedMoE model
+
+A vision-language model with one expert for each imaging modality
+([Chopra et al., 2025](https://arxiv.org/abs/2506.08356)), trained with `medmoe`.
+
+| | |
+| --- | --- |
+| modalities | {modalities} |
+| parameters | {count / 1e6:.1f} M |
+| image encoder | {assets.config["vision"]["name"]}, {size} × {size} px |
+| text encoder | {assets.config["text"]["name"]} |
+| preprocessing fingerprint | {assets.preprocess.get("fingerprint")} |
+
+```python
+import medmoe
+
+predictor = medmoe.Predictor.from_pretrained("this-folder")
+predictor.zero_shot(images, ["pneumonia", "no finding"])
+```
+
+## Limits
+
+Not a medical device; not checked for clinical use. It knows the modalities above and the sites and
+patients of its training data only: measure it on your own data (`medmoe eval`) before you rely on it.
+"""

@@ -1,0 +1,41 @@
+"""Small layers that more than one component uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medmoe.errors import ConfigError, unknown
+
+
+def _group_norm(channels: int) -> nn.Module:
+    groups = next(g for g in (8, 6, 4, 3, 2, 1) if channels % g == 0)
+    return nn.GroupNorm(groups, channels)
+
+
+# GroupNorm sees one image at a time, so an image's features don't depend on its group's size or
+# order, and gradient caching is exact. BatchNorm is the MedMoE paper's.
+NORMS: dict[str, Callable[[int], nn.Module]] = {"group": _group_norm, "batch": nn.BatchNorm2d}
+
+
+def norm2d(name: str, channels: int) -> nn.Module:
+    """Make a normalisation of [B, C, H, W] by name.
+
+    Raises:
+        ConfigError: If the name isn't in `NORMS`.
+    """
+    if name not in NORMS:
+        raise ConfigError(unknown("norm", name, NORMS))
+    return NORMS[name](channels)
+
+
+def to_grid(feature: Tensor, grid: int) -> Tensor:
+    """Bring [B, C, H, W] to [B, C, grid, grid]: averaged where finer, bilinear where coarser."""
+    height, width = feature.shape[-2:]
+    if (height, width) == (grid, grid):
+        return feature
+    if height >= grid and width >= grid:
+        return F.adaptive_avg_pool2d(feature, grid)
+    return F.interpolate(feature, size=(grid, grid), mode="bilinear", align_corners=False)

@@ -1,0 +1,141 @@
+"""MedVLM: the one forward, from images and reports to the joint space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medmoe.errors import ModelError
+from medmoe.experts.moe import MixtureOfExperts
+from medmoe.experts.router import Router, Scores, image_statistics
+from medmoe.folder import Assets, fill_folder, write_atomically
+from medmoe.types import Batch, ImageEmbedding, Output, Pyramid, Routing, TextEmbedding, Tokens
+
+MAX_LOGIT_SCALE = 100.0
+
+
+class MedVLM(nn.Module):
+    """A medical vision-language model whose image features pass through routed experts.
+
+    MedMoE (Chopra et al., 2025, https://arxiv.org/abs/2506.08356) is one arrangement of its parts. In
+    training an image passes the expert that its own report chose; at inference the one that the image
+    router chose, so that nothing but pixels is needed.
+
+    Args:
+        vision: Image encoder, [B, 3, H, W] → `Pyramid`, with `channels`.
+        text: Text encoder, `Tokens` → `TextFeatures`, with `width`.
+        experts: The mixture, (`Pyramid`, `Routing`) → [B, D, G, G].
+        image_router: Head from image statistics [B, 2·ΣC_l] to logits [B, K].
+        text_router: Head from report features to logits [B, K].
+        train_route: Chooses experts in training.
+        infer_route: Chooses experts in evaluation mode.
+        modalities: Names of the K experts, in order.
+        embed_dim: E.
+        local_dim: D.
+    """
+
+    def __init__(
+        self,
+        *,
+        vision: nn.Module,
+        text: nn.Module,
+        experts: MixtureOfExperts,
+        image_router: nn.Module,
+        text_router: nn.Module,
+        train_route: Router,
+        infer_route: Router,
+        modalities: Sequence[str],
+        embed_dim: int,
+        local_dim: int,
+    ) -> None:
+        super().__init__()
+        channels: Sequence[int] = vision.channels  # type: ignore[assignment]
+        width: int = text.width  # type: ignore[assignment]
+        self.vision, self.text, self.experts = vision, text, experts
+        self.image_router, self.text_router = image_router, text_router
+        self.train_route, self.infer_route = train_route, infer_route
+        self.modalities = tuple(modalities)
+        self.image_norm = nn.LayerNorm(channels[-1])
+        self.image_projection = nn.Linear(channels[-1], embed_dim)
+        self.text_projection = nn.Linear(width, embed_dim)
+        self.word_projection = nn.Linear(width, local_dim)
+        self.report_type = nn.Linear(width, len(self.modalities))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.assets: Assets | None = None
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """Multiplier of cosine similarities [], learnt, at most 100 (Radford et al., 2021)."""
+        return self.log_scale.float().exp().clamp(max=MAX_LOGIT_SCALE)
+
+    def encode_text(self, tokens: Tokens) -> TextEmbedding:
+        """Bring reports into the joint space."""
+        features = self.text(tokens)
+        feature = self.text_projection(features.report).float()
+        return TextEmbedding(
+            embed=F.normalize(feature, dim=-1),
+            feature=feature,
+            words=self.word_projection(features.words),
+            word_mask=features.word_mask,
+            logits=self.text_router(features.report).float(),
+            report_logits=self.report_type(features.report).float(),
+        )
+
+    def encode_image(
+        self, image: Tensor, *, expert: Tensor | None = None, modality: Tensor | None = None
+    ) -> ImageEmbedding:
+        """Bring images into the joint space by their pixels alone.
+
+        Args:
+            image: [B, 3, H, W] normalised pixels.
+            expert: [B] int64 experts to pass instead of the routed ones.
+            modality: [B] int64, read only when the model routes by label.
+        """
+        pyramid = self.vision(image)
+        logits = self.image_router(image_statistics(pyramid)).float()
+        if expert is None:
+            routing = self.infer_route(Scores(logits, None, None, modality, image))
+        else:
+            one = torch.ones(len(image), 1, device=image.device)
+            routing = Routing(logits=logits, expert=expert[:, None], weight=one)
+        return self._embed(pyramid, routing, logits)
+
+    def forward(self, batch: Batch) -> Output:
+        """Say everything about a batch that objectives need."""
+        text = None if batch.tokens is None else self.encode_text(batch.tokens)
+        pyramid = self.vision(batch.image)
+        logits = self.image_router(image_statistics(pyramid)).float()
+        text_logits = None if text is None else text.logits
+        scores = Scores(logits, text_logits, batch.has_report, batch.modality, batch.image)
+        routing = (self.train_route if self.training else self.infer_route)(scores)
+        return Output(image=self._embed(pyramid, routing, logits), text=text, logit_scale=self.logit_scale)
+
+    def _embed(self, pyramid: Pyramid, routing: Routing, logits: Tensor) -> ImageEmbedding:
+        pooled = self.image_norm(pyramid.levels[-1].mean(dim=(2, 3)))  # [B, C_L]
+        feature = self.image_projection(pooled).float()
+        return ImageEmbedding(
+            embed=F.normalize(feature, dim=-1),
+            feature=feature,
+            regions=self.experts(pyramid, routing),
+            routing=routing,
+            logits=logits,
+        )
+
+    def save_pretrained(self, folder: Path | str) -> Path:
+        """Write one self-contained folder that `medmoe.from_pretrained` reads; it holds no pickle.
+
+        Raises:
+            ModelError: If the model wasn't made by `medmoe.create_model`, a recipe or `from_pretrained`.
+        """
+        assets = self.assets
+        if assets is None:
+            raise ModelError(
+                "this model has no configuration, preprocessing and tokenizer to save",
+                remedy="build it with medmoe.create_model or a recipe",
+            )
+        return write_atomically(Path(folder), lambda aside: fill_folder(aside, self.state_dict(), assets))

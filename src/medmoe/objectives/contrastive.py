@@ -1,0 +1,105 @@
+"""Global alignment: each image's embedding beside its report's, away from the other reports' (InfoNCE)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medmoe.types import Batch, Output
+
+NEVER = -1e30  # a logit no softmax can pick; finite, so that 0 · log p stays 0 and an all-masked row stays defined
+
+
+def info_nce(
+    image_embed: Tensor,
+    text_embed: Tensor,
+    logit_scale: Tensor | float,
+    *,
+    report_id: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Symmetric InfoNCE over the cosine similarities of images and reports.
+
+    Source: van den Oord et al., 2018 (https://arxiv.org/abs/1807.03748), symmetric as in Radford et al., 2021
+    (https://arxiv.org/abs/2103.00020); several positives as in `symmetric_cross_entropy`. Computed in float32
+    whatever the inputs' type (float64 stays float64).
+
+    Args:
+        image_embed: [B, E] image embeddings, of any length: they are normalised here.
+        text_embed: [B, E] report embeddings, row i belonging to image i; normalised here.
+        logit_scale: [] multiplier of the cosines, 1 / τ.
+        report_id: [B] int64, equal where the reports' texts are equal; None: all different.
+        mask: [B] bool, False for an image without a report, which then is neither query nor candidate.
+
+    Returns:
+        [] loss; 0 where `mask` leaves nothing.
+
+    >>> same = torch.eye(4)
+    >>> round(float(info_nce(same, same, 100.0)), 4)
+    0.0
+    """
+    image, text = F.normalize(_wide(image_embed), dim=-1), F.normalize(_wide(text_embed), dim=-1)
+    with torch.autocast(image.device.type, enabled=False):
+        return symmetric_cross_entropy(logit_scale * (image @ text.T), report_id=report_id, mask=mask)
+
+
+def symmetric_cross_entropy(
+    logits: Tensor, *, report_id: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of a square similarity matrix, images over reports and reports over images, averaged.
+
+    Templates and short findings make equal reports common in a batch, and telling equal texts apart is no
+    task. The target of a row is therefore uniform over *all* reports equal to its own: with P(i) those,
+    −1/|P(i)| Σ_{p∈P(i)} log softmax(logits_i)_p, the form L_out of Khosla et al., 2020
+    (https://arxiv.org/abs/2004.11362) and of UniCL, Yang et al., 2022 (https://arxiv.org/abs/2204.03610).
+    Against dropping the duplicates it keeps every image as a query; against summing the positives' probabilities
+    it can't be met by one of them alone. Its least value is the mean of log |P(i)|, not 0.
+
+    Args:
+        logits: [B, B], images down, reports across.
+        report_id: [B] int64, equal where the reports are; None: all different.
+        mask: [B] bool, False for samples to leave out of rows and columns.
+
+    Returns:
+        [] loss, 0 where `mask` leaves nothing.
+    """
+    positive = torch.eye(len(logits), dtype=logits.dtype, device=logits.device)
+    if report_id is not None:
+        positive = (report_id[:, None] == report_id[None, :]).to(logits.dtype)  # [B, B]
+    if mask is None:
+        count: Tensor | int = max(len(logits), 1)
+        rows, columns = logits, logits.T
+    else:
+        count = mask.sum().clamp_min(1)
+        positive = positive * (mask[:, None] & mask[None, :])
+        rows, columns = logits.masked_fill(~mask[None, :], NEVER), logits.T.masked_fill(~mask[None, :], NEVER)
+    target = positive / positive.sum(1, keepdim=True).clamp_min(1.0)  # symmetric in its support, so it serves both ways
+    both = F.log_softmax(rows, dim=1) + F.log_softmax(columns, dim=1)
+    return -(target * both).sum() / (2 * count)
+
+
+def global_alignment(output: Output, batch: Batch) -> Tensor | None:
+    """InfoNCE of the whole image and the whole report.
+
+    Args:
+        output: Uses `image.embed`, `text.embed` and `logit_scale`.
+        batch: Uses `report_id` and `has_report`.
+
+    Returns:
+        [] float32 loss, or None when no sample has a report.
+    """
+    if output.text is None or nobody(batch.has_report):
+        return None
+    return info_nce(
+        output.image.embed, output.text.embed, output.logit_scale, report_id=batch.report_id, mask=batch.has_report
+    )
+
+
+def nobody(mask: Tensor | None) -> bool:
+    """Whether a presence mask is there and says that no sample has the thing."""
+    return mask is not None and not bool(mask.any())
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value if value.dtype == torch.float64 else value.float()

@@ -1,0 +1,176 @@
+"""The whole user surface of a trained model: encode, route, point, classify."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medmoe.build import load_model, preprocess_of, tokenizer_of
+from medmoe.data.images import read_image
+from medmoe.errors import DataError
+from medmoe.model import MedVLM
+from medmoe.tasks.prompts import ensemble
+from medmoe.types import ImageEmbedding, Sample, TextEmbedding
+
+Image = Any  # a path, a PIL image, or an array [H, W] / [H, W, 3] of uint8 or floats in [0, 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Where the image router sends an image.
+
+    Attributes:
+        modality: The most probable modality.
+        probability: Its probability.
+        probabilities: Of every modality.
+    """
+
+    modality: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+class Predictor:
+    """Encodes images and texts with a trained model.
+
+    Args:
+        model: The model, with its assets.
+        device: Where to compute.
+        batch_size: Images encoded at a time.
+    """
+
+    def __init__(self, model: MedVLM, *, device: str = "cpu", batch_size: int = 64) -> None:
+        assert model.assets is not None
+        self.model = model.to(device).eval()
+        self.device, self.batch_size = device, batch_size
+        self.tokenizer = tokenizer_of(model)
+        self.preprocess = preprocess_of(model.assets.preprocess)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, *, device: str = "cpu") -> Predictor:
+        """Load a model folder or a run folder.
+
+        Raises:
+            ModelError: If it can't be used.
+        """
+        return cls(load_model(folder), device=device)
+
+    def encode_image(self, images: Sequence[Image] | Image, *, normalize: bool = True) -> Tensor:
+        """Embed images by their pixels alone.
+
+        Args:
+            images: One image or several: paths, PIL images or arrays.
+            normalize: Whether the embeddings are brought to unit length, as similarities need.
+
+        Returns:
+            [n, E] float32 on the CPU.
+
+        Raises:
+            DataError: If an image can't be read or holds NaN.
+        """
+        return torch.cat([_vector(part, normalize=normalize) for part in self._embed(images)]).cpu()
+
+    def encode_text(self, texts: Sequence[str] | str, *, normalize: bool = True) -> Tensor:
+        """Embed texts, [n, E] float32 on the CPU; see `encode_image`."""
+        many = [texts] if isinstance(texts, str) else list(texts)
+        if not many:
+            raise DataError("no texts")
+        parts = [many[start : start + self.batch_size] for start in range(0, len(many), self.batch_size)]
+        return torch.cat([_vector(self.embed_text(part), normalize=normalize) for part in parts]).cpu()
+
+    def route(self, images: Sequence[Image] | Image) -> list[Routed]:
+        """Tell which modality each image is routed to, and how surely."""
+        logits = torch.cat([part.logits for part in self._embed(images)])
+        names, routed = self.model.modalities, []
+        for row in logits.softmax(dim=1).cpu():
+            best = int(row.argmax())
+            pairs = {name: float(value) for name, value in zip(names, row, strict=True)}
+            routed.append(Routed(names[best], float(row[best]), pairs))
+        return routed
+
+    @torch.inference_mode()
+    def heatmap(self, image: Image, phrase: str, *, report: str | None = None) -> NDArray[np.float32]:
+        """Show where in an image a phrase is found.
+
+        Args:
+            image: One image.
+            phrase: The words to look for.
+            report: A report that holds the phrase: its words then read it in context.
+
+        Returns:
+            [G, G] float32 dot products of the phrase with every region of the padded square input;
+            larger means more alike, and only their order within the image means anything.
+
+        Raises:
+            DataError: If the phrase has no word, or the report doesn't hold it.
+        """
+        text = report if report is not None else phrase
+        found = self.tokenizer.find(text, phrase)
+        if not found:
+            raise DataError(f"the phrase {phrase!r} is not in the report" if report else f"no word in {phrase!r}")
+        regions = next(iter(self._embed([image]))).regions[0]  # [D, G, G]
+        words = self.embed_text([text]).words[0, found]  # [n, D]
+        heat: NDArray[np.float32] = torch.einsum("nd,dhw->hw", words.float(), regions.float()).cpu().numpy()
+        return heat
+
+    def zero_shot(self, images: Sequence[Image] | Image, labels: Sequence[str]) -> Tensor:
+        """Classify images by names of classes, through an ensemble of prompts for each.
+
+        Returns:
+            [n, C] probabilities in the order of the labels.
+
+        Raises:
+            DataError: If there are no labels.
+        """
+        if not labels:
+            raise DataError("no labels to choose from")
+        rows = [F.normalize(self.encode_text(ensemble(label)).mean(dim=0), dim=0) for label in labels]
+        cosine = self.encode_image(images) @ torch.stack(rows).T
+        return (cosine * self.model.logit_scale.detach().cpu()).softmax(dim=1)
+
+    @torch.inference_mode()
+    def embed_text(self, texts: Sequence[str]) -> TextEmbedding:
+        """Bring texts into the joint space, words included."""
+        return self.model.encode_text(self.tokenizer(list(texts)).to(self.device))
+
+    @torch.inference_mode()
+    def _embed(self, images: Sequence[Image] | Image) -> list[ImageEmbedding]:
+        many = images if isinstance(images, (list, tuple)) else [images]
+        if not len(many):
+            raise DataError("no images")
+        parts = []
+        for start in range(0, len(many), self.batch_size):
+            pixels = [self._pixels(many[i], i) for i in range(start, min(start + self.batch_size, len(many)))]
+            parts.append(self.model.encode_image(torch.stack(pixels).to(self.device)))
+        return parts
+
+    def _pixels(self, image: Image, index: int) -> Tensor:
+        if isinstance(image, (str, Path)):
+            key, array = str(image), read_image(Path(image))
+        else:
+            key, array = f"image {index}", np.asarray(image)
+        if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+            raise DataError(f"an array of shape {array.shape}, allowed: [H, W] or [H, W, 3]", where=key)
+        if array.dtype != np.uint8:
+            array = array.astype(np.float32)
+            if array.size and (array.min() < 0 or array.max() > 1):
+                raise DataError(
+                    f"float pixels from {array.min():.3g} to {array.max():.3g}, allowed: 0 to 1",
+                    where=key,
+                    remedy="scale them, or give uint8",
+                )
+        return self.preprocess(Sample(key=key, image=array))[0]
+
+
+def _vector(embedding: ImageEmbedding | TextEmbedding, *, normalize: bool) -> Tensor:
+    vector = embedding.embed if normalize else embedding.feature
+    assert vector is not None
+    return vector

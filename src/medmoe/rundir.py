@@ -1,0 +1,125 @@
+"""A run folder: the resolved configuration, what made it, its metrics, its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from medmoe.config import RunConfig
+from medmoe.errors import UserError
+from medmoe.folder import write_text_atomically
+
+PACKAGES = ("torch", "torchvision", "timm", "transformers", "tokenizers", "numpy", "pillow", "pyarrow", "pydicom")
+
+
+class RunFolder:
+    """Where a run writes.
+
+    Args:
+        path: The folder; made if missing.
+        resume: Whether a run already there goes on; a new folder starts afresh either way.
+        about: Facts to keep in `run.json`, such as the command and the data.
+
+    Raises:
+        UserError: If the folder holds a run and `resume` is off.
+    """
+
+    def __init__(self, path: Path | str, *, resume: bool = False, about: Mapping[str, Any] | None = None) -> None:
+        self.path = Path(path)
+        self.about = dict(about or {})
+        if self.path.is_file():
+            raise UserError("is a file, not a folder", where=str(self.path), remedy="give another --out")
+        if self.path.is_dir() and any(self.path.iterdir()) and not resume:
+            raise UserError(
+                "the run folder exists and isn't empty",
+                where=str(self.path),
+                remedy="go on with --resume latest, or give another --out",
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def metrics(self) -> Path:
+        """The file of metrics, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    def tokenizer_folder(self) -> Path | None:
+        """Give the newest checkpoint's folder, whose tokenizer a resumed run must use."""
+        folders = sorted(self.path.glob("checkpoints/step-*/tokenizer.json"))
+        return folders[-1].parent if folders else None
+
+    def begin(self, config: RunConfig, loads: Mapping[str, Any]) -> None:
+        """Write the resolved configuration and what made the run."""
+        write_text_atomically(self.path / "config.json", config.model_dump_json(indent=2) + "\n")
+        facts = {
+            **self.about,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "seed": config.train.seed,
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "machine": machine(),
+            "initialised_from": {part: str(report) for part, report in loads.items()},
+        }
+        write_text_atomically(self.path / "run.json", json.dumps(facts, indent=2) + "\n")
+
+    def log(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Append a row to the metrics and give it back."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        return row
+
+    def rewind(self, step: int) -> None:
+        """Drop metrics of steps after `step`, which a resumed run does again."""
+        rows = [row for row in self.history() if row["step"] <= step]
+        write_text_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def history(self) -> list[dict[str, Any]]:
+        """Read the metrics; a line cut short by a crash is left out."""
+        if not self.metrics.is_file():
+            return []
+        rows = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return rows
+
+
+def versions() -> dict[str, str]:
+    """Give the versions of Python and the packages that matter."""
+    found = {"python": platform.python_version()}
+    for name in ("medmoe", *PACKAGES):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Describe the machine without naming it."""
+    import os
+
+    return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}
+
+
+def git_commit() -> str | None:
+    """Give the commit of the code, where it is a git checkout."""
+    folder = Path(__file__).resolve().parent
+    try:
+        run = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return run.stdout.strip() or None
+
+
+def command_line() -> str:
+    """Give the command as it was typed."""
+    return " ".join(["medmoe", *sys.argv[1:]])

@@ -1,0 +1,278 @@
+"""What every task is given (the model's evidence on a split) and gives back (metrics with controls)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from medmoe.metrics import Metric
+from medmoe.types import Batch, ImageEmbedding, Sample, TextEmbedding, Tokens
+
+# Multiplier of local similarities in the local loss (τ3 of Huang et al., 2021): the weight they get beside
+# the scaled global cosine.
+LOCAL_SCALE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the model said of n images and their reports, on the CPU.
+
+    Attributes:
+        image_embed: [n, E] unit length.
+        regions: [n, D, G, G] local image features.
+        image_logits: [n, K] the image router's scores.
+        has_report: [n] bool.
+        text_embed: [n, E] unit length; zero where there is no report.
+        words: [n, N, D] local word features, zero where there is no word.
+        word_mask: [n, N] bool.
+        text_logits: [n, K] the text router's scores; zero where there is no report.
+        samples: The n samples without pixels; boxes are fractions in the model's frame.
+        modalities: The model's K modalities, in the order of its experts.
+        logit_scale: Multiplier of the global cosine.
+        local_scale: Multiplier of the local similarity when both are combined.
+    """
+
+    image_embed: Tensor
+    regions: Tensor
+    image_logits: Tensor
+    has_report: Tensor
+    text_embed: Tensor
+    words: Tensor
+    word_mask: Tensor
+    text_logits: Tensor
+    samples: tuple[Sample, ...]
+    modalities: tuple[str, ...]
+    logit_scale: float
+    local_scale: float = LOCAL_SCALE
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.samples)
+
+    def patients(self, rows: Sequence[int]) -> list[str | None]:
+        """Give the patient of each of these rows; None where unknown."""
+        return [self.samples[row].patient for row in rows]
+
+
+class JointEncoder(Protocol):
+    """The part of a model that tasks use; `medmoe.model.MedVLM` has it."""
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities, in the order of the experts."""
+        ...
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """[] multiplier of the global cosine."""
+        ...
+
+    def encode_image(self, image: Tensor) -> ImageEmbedding:
+        """Embed images [B, 3, H, W] through the expert that the image router chose."""
+        ...
+
+    def encode_text(self, tokens: Tokens) -> TextEmbedding:
+        """Embed reports."""
+        ...
+
+
+class WordFinder(Protocol):
+    """The part of a report tokenizer that tasks use; `medmoe.data.text.ReportTokenizer` has it."""
+
+    def find(self, report: str, phrase: str) -> list[int]:
+        """Give the indices of a phrase's words among the report's words; empty when absent."""
+        ...
+
+    def words(self, report: str) -> list[str]:
+        """Give the words of a report that have an index, in order."""
+        ...
+
+
+class Tokenizer(WordFinder, Protocol):
+    """A word finder that also tokenizes."""
+
+    def __call__(self, reports: Sequence[str | None]) -> Tokens:
+        """Tokenize reports for evaluation."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a task needs beside the evidence.
+
+    Attributes:
+        modalities: The model's modalities.
+        encode_text: Prompts → the joint space, on the CPU.
+        tokenizer: Finds the words of a phrase in a report.
+        seed: Seed of every draw and permutation.
+        resamples: Bootstrap resamples of each interval.
+    """
+
+    modalities: tuple[str, ...]
+    encode_text: Callable[[Sequence[str]], TextEmbedding]
+    tokenizer: WordFinder
+    seed: int = 0
+    resamples: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """What a task found.
+
+    Attributes:
+        metrics: Figures by name: `NAME` and `NAME/MODALITY`.
+        details: Plain data in any form (confusion matrices, what was left out, why a task was skipped).
+    """
+
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """Judges a model's evidence."""
+
+    name: ClassVar[str]
+
+    def evaluate(self, evidence: Evidence, context: Context) -> TaskResult:
+        """Compute the task's metrics; without the data it needs, none, and a detail `skipped` with the reason."""
+        ...
+
+
+def skipped(reason: str, **details: Any) -> TaskResult:
+    """Say that a task's data are absent."""
+    return TaskResult({}, {"skipped": reason, **details})
+
+
+def collect(model: JointEncoder, loader: Iterable[Batch], device: torch.device | str = "cpu") -> Evidence:
+    """Run a model over a finite loader and keep what it says of each image and report.
+
+    Images pass the expert that the image router chose; a report plays no part in it.
+
+    Args:
+        model: The model, already on `device`; put into evaluation mode for the while.
+        loader: Batches with their `samples`.
+        device: Where the model is.
+
+    Raises:
+        ValueError: If the loader yields no batch.
+    """
+    images: list[ImageEmbedding] = []
+    texts: list[TextEmbedding | None] = []
+    present: list[Tensor] = []
+    samples: list[Sample] = []
+    with evaluating(model), torch.inference_mode():
+        for batch in loader:
+            moved = batch.to(device)
+            images.append(_to_cpu(model.encode_image(moved.image)))
+            texts.append(None if moved.tokens is None else _to_cpu(model.encode_text(moved.tokens)))
+            present.append(_present(batch))
+            samples.extend(batch.samples)
+    if not images:
+        raise ValueError("the loader yielded no batch")
+    return Evidence(
+        image_embed=torch.cat([image.embed for image in images]),
+        regions=torch.cat([image.regions for image in images]),
+        image_logits=torch.cat([image.logits for image in images]),
+        has_report=torch.cat(present),
+        **_text_fields(images, texts, torch.cat(present)),
+        samples=tuple(samples),
+        modalities=tuple(model.modalities),
+        logit_scale=float(model.logit_scale),
+    )
+
+
+def make_context(
+    model: JointEncoder,
+    tokenizer: Tokenizer,
+    *,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    resamples: int = 1000,
+    block: int = 128,
+) -> Context:
+    """Make the context of a model: prompts are encoded in evaluation mode, `block` at a time."""
+
+    def encode_text(prompts: Sequence[str]) -> TextEmbedding:
+        with evaluating(model), torch.inference_mode():
+            parts = [
+                _to_cpu(model.encode_text(tokenizer(prompts[start : start + block]).to(device)))
+                for start in range(0, len(prompts), block)
+            ]
+        width = max(part.words.shape[1] for part in parts)
+        return TextEmbedding(
+            embed=torch.cat([part.embed for part in parts]),
+            words=torch.cat([_pad_words(part.words, width) for part in parts]),
+            word_mask=torch.cat([_pad_words(part.word_mask, width) for part in parts]),
+            logits=torch.cat([part.logits for part in parts]),
+            report_logits=torch.cat([part.report_logits for part in parts]),
+        )
+
+    return Context(tuple(model.modalities), encode_text, tokenizer, seed=seed, resamples=resamples)
+
+
+class evaluating:  # noqa: N801 - used like a function, as `torch.inference_mode` is
+    """Put a model into evaluation mode for the body of a `with`, and back afterwards."""
+
+    def __init__(self, model: object) -> None:
+        self.module = model if isinstance(model, torch.nn.Module) else None
+        self.training = False
+
+    def __enter__(self) -> None:
+        if self.module is not None:
+            self.training = self.module.training
+            self.module.eval()
+
+    def __exit__(self, *_: object) -> None:
+        if self.module is not None:
+            self.module.train(self.training)
+
+
+def _present(batch: Batch) -> Tensor:
+    size = len(batch.image)
+    if len(batch.samples) != size:
+        raise ValueError(f"a batch of {size} images carries {len(batch.samples)} samples; evaluation needs one each")
+    if batch.tokens is None or batch.has_report is None:
+        return torch.zeros(size, dtype=torch.bool)
+    return batch.has_report.cpu()
+
+
+def _text_fields(images: list[ImageEmbedding], texts: list[TextEmbedding | None], present: Tensor) -> dict[str, Tensor]:
+    """Join the text side of the batches, zero where there is no report."""
+    width = max((text.words.shape[1] for text in texts if text is not None), default=0)
+    embed, words, mask, logits = [], [], [], []
+    for image, text in zip(images, texts, strict=True):
+        size, depth = image.regions.shape[:2]
+        embed.append(torch.zeros_like(image.embed) if text is None else text.embed)
+        words.append(torch.zeros(size, width, depth) if text is None else _pad_words(text.words, width))
+        mask.append(
+            torch.zeros(size, width, dtype=torch.bool) if text is None else _pad_words(text.word_mask, width)
+        )
+        logits.append(torch.zeros_like(image.logits) if text is None else text.logits)
+    return {
+        "text_embed": torch.cat(embed).masked_fill(~present[:, None], 0.0),
+        "words": torch.cat(words).masked_fill(~present[:, None, None], 0.0),
+        "word_mask": torch.cat(mask) & present[:, None],
+        "text_logits": torch.cat(logits).masked_fill(~present[:, None], 0.0),
+    }
+
+
+def _pad_words(words: Tensor, width: int) -> Tensor:
+    """Pad [B, N, …] to `width` words with zero (False)."""
+    missing = words.new_zeros(len(words), width - words.shape[1], *words.shape[2:])
+    return torch.cat([words, missing], dim=1)
+
+
+def _to_cpu(value: Any) -> Any:
+    """Copy a dataclass of tensors to the CPU, floats as float32."""
+    moved: dict[str, Any] = {}
+    for item in fields(value):
+        part = getattr(value, item.name)
+        if isinstance(part, Tensor):
+            moved[item.name] = part.cpu().float() if part.is_floating_point() else part.cpu()
+        elif is_dataclass(part):
+            moved[item.name] = _to_cpu(part)
+    return replace(value, **moved)

@@ -1,0 +1,95 @@
+"""Prompts: how each finding is put into words, read from the data file beside this one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import resources
+
+from medmoe.modalities import MODALITIES
+
+# The class of an image that is annotated with no finding at all.
+NO_FINDING = "no_finding"
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Wordings of findings.
+
+    Attributes:
+        templates: Wordings for a finding that the file doesn't list, with `{modality}` and `{finding}`.
+        findings: Wordings by label in lower case, or by `modality/label` where a modality has its own; each may
+            hold `{modality}`.
+        origins: Whose label each entry is.
+        fingerprint: First 16 hexadecimal digits of the file's SHA-256.
+    """
+
+    templates: tuple[str, ...]
+    findings: dict[str, tuple[str, ...]]
+    origins: dict[str, str]
+    fingerprint: str
+
+    def of(self, label: str, modality: str) -> tuple[str, ...]:
+        """Word a finding as seen in a modality.
+
+        >>> load_prompts().of("left_hook", "xray")[0]
+        'X-ray showing left hook.'
+        """
+        key = self._key(label, modality)
+        phrase = MODALITIES[modality].phrase if modality in MODALITIES else modality
+        if key is not None:
+            return tuple(text.format(modality=phrase) for text in self.findings[key])
+        finding = spoken(label)
+        return tuple(text.format(modality=phrase, finding=finding) for text in self.templates)
+
+    def origin(self, label: str, modality: str) -> str:
+        """Say whose label it is, or that the general templates were used."""
+        key = self._key(label, modality)
+        return "general templates" if key is None else self.origins[key]
+
+    def _key(self, label: str, modality: str) -> str | None:
+        for key in (f"{modality}/{label.lower()}", label.lower()):
+            if key in self.findings:
+                return key
+        return None
+
+
+def spoken(label: str) -> str:
+    """Give a label as one would say it.
+
+    >>> spoken("lung_adenocarcinoma")
+    'lung adenocarcinoma'
+    """
+    return " ".join(label.replace("_", " ").split()).lower()
+
+
+def load_prompts() -> Prompts:
+    """Read the wordings that come with the library."""
+    content = resources.files("medmoe.tasks").joinpath("prompts.json").read_bytes()
+    return parse_prompts(content)
+
+
+def parse_prompts(content: bytes) -> Prompts:
+    """Read wordings from the JSON of `prompts.json`.
+
+    Raises:
+        ValueError: If a label is worded twice or without any wording.
+    """
+    table = json.loads(content)
+    findings: dict[str, tuple[str, ...]] = {}
+    origins: dict[str, str] = {}
+    for group in table["groups"]:
+        _add(findings, origins, group["findings"].items(), group["origin"])
+    return Prompts(tuple(table["templates"]), findings, origins, hashlib.sha256(content).hexdigest()[:16])
+
+
+def _add(
+    findings: dict[str, tuple[str, ...]], origins: dict[str, str], items: Iterable[tuple[str, list[str]]], origin: str
+) -> None:
+    for label, wordings in items:
+        if label in findings or not wordings:
+            raise ValueError(f"prompts: {label!r} is worded twice or not at all")
+        findings[label] = tuple(wordings)
+        origins[label] = origin

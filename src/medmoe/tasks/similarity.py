@@ -1,0 +1,72 @@
+"""How alike images and texts are: globally, word by region, and both together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medmoe.objectives.local import word_region_similarity
+from medmoe.tasks.base import Evidence
+
+# Images of a block and reports of a chunk are as many as keep the word-region attention of a step under
+# this many numbers (256 MB in float32).
+_BUDGET = 64_000_000
+
+VARIANTS = ("combined", "local", "global")
+
+
+def between(
+    evidence: Evidence, rows: Sequence[int], embed: Tensor, words: Tensor, word_mask: Tensor
+) -> dict[str, NDArray[np.float32]]:
+    """Compare some images of the evidence with T texts.
+
+    Args:
+        evidence: The images.
+        rows: Which of them: I indices.
+        embed: [T, E] unit length.
+        words: [T, N, D].
+        word_mask: [T, N] bool.
+
+    Returns:
+        [I, T] for each of `VARIANTS`; combined is logit_scale · cosine + local_scale · local.
+    """
+    index = torch.as_tensor(rows, dtype=torch.long)
+    cosine = evidence.image_embed[index].float() @ embed.float().T
+    local = local_similarity(evidence.regions[index], words, word_mask)
+    combined = evidence.logit_scale * cosine + evidence.local_scale * local
+    return {
+        name: matrix.numpy() for name, matrix in (("combined", combined), ("local", local), ("global", cosine))
+    }
+
+
+def local_similarity(regions: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
+    """Compare I images with T texts word by region (Huang et al., 2021), in bounded memory.
+
+    Args:
+        regions: [I, D, G, G].
+        words: [T, N, D].
+        word_mask: [T, N] bool.
+
+    Returns:
+        [I, T] float32.
+    """
+    longest = int(word_mask.any(dim=0).nonzero().max()) + 1 if word_mask.any() else 1
+    words, word_mask = words[:, :longest].float(), word_mask[:, :longest]
+    cells = regions.shape[2] * regions.shape[3] * longest
+    block = max(1, min(len(regions), _BUDGET // (8 * cells)))
+    chunk = max(1, min(len(words), _BUDGET // (block * cells)))
+    parts = [
+        word_region_similarity(regions[start : start + block].float(), words, word_mask, chunk=chunk)
+        for start in range(0, len(regions), block)
+    ]
+    return torch.cat(parts)
+
+
+def of_pairs(evidence: Evidence, rows: Sequence[int]) -> dict[str, NDArray[np.float32]]:
+    """Compare the images with the reports of the same rows: [I, I] for each of `VARIANTS`."""
+    index = torch.as_tensor(rows, dtype=torch.long)
+    return between(evidence, rows, evidence.text_embed[index], evidence.words[index], evidence.word_mask[index])

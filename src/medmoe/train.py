@@ -1,0 +1,287 @@
+"""The training loop, top to bottom: data, forward, objectives, backward, log, validate, save."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medmoe import checkpoint
+from medmoe.build import build_loader, build_model, build_tokenizer, initialise, resolve_data
+from medmoe.config import RunConfig
+from medmoe.data.loader import Loader
+from medmoe.data.sources.base import Source
+from medmoe.encoders.pretrained import LoadReport, freeze
+from medmoe.errors import UserError
+from medmoe.model import MedVLM
+from medmoe.objectives import total_loss
+from medmoe.objectives.routing import routing_statistics
+from medmoe.optim import WeightAverage, adamw, copy_state, load_state_tensors, set_lr, state_tensors, warmup_cosine
+from medmoe.rundir import RunFolder
+from medmoe.types import Batch, Loss, Output
+
+Watch = Callable[[dict[str, Any]], None]
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: the run was saved
+    """Training was stopped by Ctrl-C, after saving."""
+
+
+@dataclass
+class State:
+    """What a run carries from step to step."""
+
+    model: MedVLM
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage | None
+    step: int = 0
+    loads: dict[str, LoadReport] = field(default_factory=dict)
+
+
+def fit(
+    config: RunConfig,
+    *,
+    train: Source,
+    val: Source | None,
+    run: RunFolder,
+    init: Mapping[str, str] | None = None,
+    device: str = "cpu",
+    watch: Watch = lambda row: None,
+) -> MedVLM:
+    """Train a recipe and leave a run folder with everything it was and did.
+
+    Args:
+        config: The recipe.
+        train: Training samples.
+        val: Validation samples; a finite set, gone through in full at each validation.
+        run: Where to write; a run that has a checkpoint goes on from it.
+        init: Parts (`model`, `vision`, `text`) to start from saved weights.
+        device: Where to compute.
+        watch: Called with every row of the metrics.
+
+    Returns:
+        The trained model in evaluation mode (averaged weights, if the recipe averages).
+
+    Raises:
+        UserError: If the data or configuration can't be used, or the loss isn't finite.
+        Interrupted: After Ctrl-C, when all is saved.
+    """
+    state, config = prepare(config, train=train, run=run, init=dict(init or {}), device=device)
+    quarantine = run.path / "quarantine.jsonl"
+    frequency = config.train.accum_freq
+    loader = build_loader(
+        train, state.model, config, train=True, start=state.step * frequency, quarantine=quarantine
+    )
+    val_loader = None if val is None else build_loader(val, state.model, config, train=False, quarantine=quarantine)
+    batches, meter = iter(loader), Meter(loader)
+    try:
+        while state.step < config.train.steps:
+            loss, output, norm = train_step(state, batches, config, device)
+            state.step += 1
+            meter.count(config.data.batch_size * frequency)
+            if config.model.experts.growing and state.step == grow_step(config):
+                copy_state(state.optimizer, state.model.experts.grow())
+            last = state.step == config.train.steps
+            if last or state.step == 1 or state.step % config.train.log_every == 0:
+                watch(run.log(train_row(state, loss, output, norm, meter, config)))
+            if val_loader is not None and (last or state.step % config.train.val_every == 0):
+                watch(run.log(validate(state, val_loader, config, device)))
+            if last or state.step % config.train.save_every == 0:
+                save(state, run, config)
+    except KeyboardInterrupt:
+        save(state, run, config)
+        raise Interrupted(f"stopped at step {state.step}, saved in {run.path}; go on with --resume latest") from None
+    finally:
+        loader.close()
+    model = finish(state)
+    model.save_pretrained(run.path / "model")
+    return model
+
+
+def prepare(
+    config: RunConfig, *, train: Source, run: RunFolder, init: dict[str, str], device: str
+) -> tuple[State, RunConfig]:
+    """Build everything a run needs, from its newest checkpoint where there is one."""
+    config, reports = resolve_data(config, train)
+    text_folder = Path(init["text"]) if "text" in init else None
+    tokenizer = build_tokenizer(config.model.text, reports, folder=run.tokenizer_folder() or text_folder)
+    model = build_model(config.model, tokenizer, seed=config.train.seed)
+    saved = checkpoint.load_latest(run.path)
+    loads = {} if saved else initialise(model, init)
+    if config.train.freeze:
+        freeze(model, config.train.freeze)
+    model.to(device)
+    settings = config.train
+    optimizer = adamw(model, lr=settings.lr, weight_decay=settings.weight_decay, betas=settings.betas)
+    state = State(model, optimizer, None, loads=loads)
+    if saved:
+        model.load_state_dict(saved.weights)
+        load_state_tensors(model, optimizer, saved.optimizer)
+        state.step = saved.step
+        run.rewind(saved.step)
+    if settings.ema is not None:
+        state.average = WeightAverage(model, settings.ema)
+        if saved and saved.average:
+            state.average.weights = saved.average
+    run.begin(config, loads)
+    return state, config
+
+
+def train_step(
+    state: State, batches: Iterator[Batch], config: RunConfig, device: str
+) -> tuple[Loss, Output, Tensor]:
+    """Take one optimiser step over `accum_freq` batches; returns the last batch's loss and output."""
+    model, settings = state.model.train(), config.train
+    set_lr(state.optimizer, settings.lr * warmup_cosine(state.step, steps=settings.steps, warmup=settings.warmup))
+    state.optimizer.zero_grad(set_to_none=True)
+    for _ in range(settings.accum_freq):
+        batch = next(batches).to(device, non_blocking=True)
+        with autocast(settings.precision, device):
+            output = model(batch)
+        loss = total_loss(output, batch, config.objectives, config.objective_options)
+        (loss.total / settings.accum_freq).backward()  # type: ignore[no-untyped-call]
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+    state.optimizer.step()
+    if state.average is not None:
+        state.average.update(model, state.step)
+    return loss, output, norm
+
+
+def autocast(precision: str, device: str) -> contextlib.AbstractContextManager[Any]:
+    """Give the precision's context: float32 does nothing."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+
+
+def grow_step(config: RunConfig) -> int:
+    """Give the step after which growing experts part."""
+    return max(1, round(config.train.steps * config.train.grow_at))
+
+
+class Meter:
+    """Throughput and the share of time spent waiting for data, since the last reading."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+        self.images, self.since, self.waited = 0, time.perf_counter(), loader.waited
+
+    def count(self, images: int) -> None:
+        """Count images of a step."""
+        self.images += images
+
+    def read(self) -> dict[str, float]:
+        """Give images a second and the waiting share, and start anew."""
+        now, waited = time.perf_counter(), self.loader.waited
+        seconds = max(now - self.since, 1e-9)
+        row = {"images_per_second": self.images / seconds, "data_wait": (waited - self.waited) / seconds}
+        self.images, self.since, self.waited = 0, now, waited
+        return row
+
+
+def train_row(
+    state: State, loss: Loss, output: Output, norm: Tensor, meter: Meter, config: RunConfig
+) -> dict[str, Any]:
+    """Word one line of the metrics; the only place of the loop that reads values from the device.
+
+    Raises:
+        UserError: If the loss isn't finite.
+    """
+    statistics = routing_statistics(output.image.routing)
+    total = float(loss.total.detach())
+    if total != total or abs(total) == float("inf"):
+        raise UserError(
+            f"the loss is {total} at step {state.step}",
+            remedy="lower --set train.lr, or look for broken images with --on-bad-sample skip",
+        )
+    settings = config.train
+    return {
+        "kind": "train",
+        "step": state.step,
+        "loss": total,
+        "terms": {name: float(value) for name, value in loss.terms.items()},
+        "inactive": list(loss.inactive),
+        "lr": settings.lr * warmup_cosine(state.step - 1, steps=settings.steps, warmup=settings.warmup),
+        "grad_norm": float(norm),
+        "logit_scale": float(output.logit_scale.detach()),
+        "router_entropy": float(statistics["entropy"]),
+        "load": [round(value, 4) for value in statistics["load"].tolist()],
+        "skipped": meter.loader.skipped,
+        **meter.read(),
+    }
+
+
+@torch.no_grad()
+def validate(state: State, loader: Loader, config: RunConfig, device: str) -> dict[str, Any]:
+    """Average every term over the whole validation set, images routed by their pixels."""
+    model = state.model.eval()
+    with averaged(state):
+        sums: dict[str, float] = {}
+        total, images, right, known = 0.0, 0, 0, 0
+        for batch in loader:
+            batch = batch.to(device)
+            with autocast(config.train.precision, device):
+                output = model(batch)
+            loss = total_loss(output, batch, config.objectives, config.objective_options)
+            count = len(batch.keys)
+            images, total = images + count, total + count * float(loss.total)
+            for name, value in loss.terms.items():
+                sums[name] = sums.get(name, 0.0) + count * float(value)
+            if batch.modality is not None:
+                labelled = batch.modality >= 0
+                known += int(labelled.sum())
+                right += int(((output.image.logits.argmax(1) == batch.modality) & labelled).sum())
+    model.train()
+    return {
+        "kind": "val",
+        "step": state.step,
+        "loss": total / max(images, 1),
+        "terms": {name: value / max(images, 1) for name, value in sums.items()},
+        "image_router_accuracy": right / known if known else None,
+        "images": images,
+    }
+
+
+@contextlib.contextmanager
+def averaged(state: State) -> Iterator[None]:
+    """Put the averaged weights into the model for a while, if the run averages."""
+    if state.average is None:
+        yield
+        return
+    own = {name: value.detach().clone() for name, value in state.model.state_dict().items()}
+    state.model.load_state_dict(state.average.weights)
+    try:
+        yield
+    finally:
+        state.model.load_state_dict(own)
+
+
+def save(state: State, run: RunFolder, config: RunConfig) -> None:
+    """Write a checkpoint."""
+    assert state.model.assets is not None
+    checkpoint.save(
+        run.path,
+        step=state.step,
+        weights=state.model.state_dict(),
+        optimizer=state_tensors(state.model, state.optimizer),
+        average=None if state.average is None else state.average.weights,
+        assets=state.model.assets,
+        state={"recipe": config.recipe, "seed": config.train.seed},
+        keep=config.train.keep,
+    )
+
+
+def finish(state: State) -> MedVLM:
+    """Give the model to use: with averaged weights if the run averages."""
+    if state.average is not None:
+        state.model.load_state_dict(state.average.weights)
+    return state.model.eval()
+
+
+__all__ = ["Interrupted", "fit", "prepare", "train_step", "validate"]
