@@ -68,5 +68,5 @@ fmt: $(READY) ## Format and apply the safe fixes
 	$(BIN)/ruff format .
 
 clean: ## Remove caches and build output (.venv and runs/ stay)
-	rm -rf build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache src/medmoe.egg-info
+	rm -rf build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -187,7 +187,7 @@ def resolve_data(config: RunConfig, source: Source) -> tuple[RunConfig, list[str
         if sample.report:
             reports.append(sample.report)
     if not reports:
-        raise ConfigError("no training sample has a report or a label", where="--train-data", remedy="add a text column")
+        raise ConfigError("no training sample has a report or label", where="--train-data", remedy="add a text column")
     if config.model.modalities is None:
         if not present:
             raise ConfigError("no training sample has a modality", where="--train-data", remedy="add a modality column")
@@ -196,13 +196,13 @@ def resolve_data(config: RunConfig, source: Source) -> tuple[RunConfig, list[str
     return config, reports
 
 
-def build_tokenizer(config: TextConfig, reports: Iterable[str], *, folder: Path | None = None) -> ReportTokenizer:
+def build_tokenizer(config: TextConfig, reports: Sequence[str], *, folder: Path | None = None) -> ReportTokenizer:
     """Take the tokenizer of a folder, or train a vocabulary on reports."""
-    if folder is None:
-        tokenizer = ReportTokenizer.train(reports, vocab_size=config.vocab_size, max_words=config.max_words)
-    else:
-        tokenizer = ReportTokenizer.load(folder)
-    return ReportTokenizer(tokenizer.tokenizer, max_words=config.max_words, max_pieces=config.max_pieces)
+    if folder is not None:
+        return ReportTokenizer.load(folder, max_words=config.max_words, max_pieces=config.max_pieces)
+    tokenizer = ReportTokenizer.train(reports, vocab_size=config.vocab_size, max_words=config.max_words)
+    tokenizer.max_pieces = config.max_pieces
+    return tokenizer
 
 
 def build_loader(

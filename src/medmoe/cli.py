@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -25,7 +25,7 @@ app.add_typer(data_app, name="data")
 console = Console()
 ALL_TASKS = ("routing", "zeroshot_retrieval", "zeroshot_classification", "grounding")
 
-Json = Annotated[Optional[str], typer.Option("--json", help="Write what was printed as JSON; - for standard output.")]
+Json = Annotated[str | None, typer.Option("--json", help="Write what was printed as JSON; - for standard output.")]
 Settings = Annotated[
     list[str], typer.Option("--set", help="Change a value of the configuration, a.b=1; repeatable.", show_default=False)
 ]
@@ -111,19 +111,19 @@ def train(
     recipe: Annotated[str, typer.Argument(help="tiny, medmoe or no_experts; see `medmoe config`.")],
     train_data: Annotated[str, typer.Option(help="Manifest or folder; several joined with ::.")],
     out: Annotated[Path, typer.Option(help="Run folder.")],
-    val_data: Annotated[Optional[str], typer.Option(help="Manifest or folder of the validation set.")] = None,
-    train_split: Annotated[Optional[str], typer.Option(help="Split to train on [train, where there are splits].")] = None,
-    val_split: Annotated[Optional[str], typer.Option(help="Split to validate on [val, where there are splits].")] = None,
+    val_data: Annotated[str | None, typer.Option(help="Manifest or folder of the validation set.")] = None,
+    train_split: Annotated[str | None, typer.Option(help="Split to train on [train, where there are splits].")] = None,
+    val_split: Annotated[str | None, typer.Option(help="Split to validate on [val, where there are splits].")] = None,
     init: Annotated[
         list[str], typer.Option(help="Start from MODEL, or vision=FILE, text=FOLDER; repeatable.", show_default=False)
     ] = [],  # noqa: B006 - typer reads the default, nobody changes it
-    resume: Annotated[Optional[str], typer.Option(help="latest: go on with the run in --out, if any.")] = None,
-    batch_size: Annotated[Optional[int], typer.Option(help="Images of a batch.")] = None,
-    accum_freq: Annotated[Optional[int], typer.Option(help="Batches of a step.")] = None,
-    precision: Annotated[Optional[str], typer.Option(help="fp32 or bf16.")] = None,
-    workers: Annotated[Optional[int], typer.Option(help="Loader processes.")] = None,
-    seed: Annotated[Optional[int], typer.Option(help="Of weights, data order and augmentation.")] = None,
-    on_bad_sample: Annotated[Optional[str], typer.Option(help="raise, or skip into the run's quarantine.")] = None,
+    resume: Annotated[str | None, typer.Option(help="latest: go on with the run in --out, if any.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images of a batch.")] = None,
+    accum_freq: Annotated[int | None, typer.Option(help="Batches of a step.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Loader processes.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, data order and augmentation.")] = None,
+    on_bad_sample: Annotated[str | None, typer.Option(help="raise, or skip into the run's quarantine.")] = None,
     device: Device = "cpu",
     settings: Settings = [],  # noqa: B006
     column: Columns = [],  # noqa: B006
@@ -148,8 +148,8 @@ def train(
         raise ConfigError(f"got {resume!r}, allowed: latest", where="--resume")
     columns = _pairs(column, "--column")
     sources = (
-        _open(train_data, train_split or "train", columns, fallback=train_split is None),
-        _open(val_data, val_split or "val", columns, fallback=val_split is None) if val_data else None,
+        _open(train_data, train_split, columns, usual="train"),
+        _open(val_data, val_split, columns, usual="val") if val_data else None,
     )
     about = {"command": command_line(), "train_data": train_data, "val_data": val_data}
     run = RunFolder(out, resume=resume == "latest", about=about)
@@ -195,7 +195,7 @@ def evaluate_command(
         if name not in TASKS:
             raise ConfigError(unknown("task", name, TASKS), where="--tasks")
     loaded = load_model(model).to(_check_device(device))
-    source = _open(data, split, _pairs(column, "--column"), fallback=False)
+    source = _open(data, split, _pairs(column, "--column"))
     evidence = gather(
         loaded, source, batch_size=batch_size, workers=workers, on_bad_sample=on_bad_sample, device=device
     )
@@ -223,7 +223,7 @@ def evaluate_command(
 
 
 def _print_results(results: dict[str, Any]) -> None:
-    from medmoe.tasks.summary import table
+    from medmoe.tasks import table
 
     for task, metrics in results["tasks"].items():
         if not metrics:
@@ -253,7 +253,7 @@ def embed(
     from medmoe.embed import write_embeddings
 
     loaded = load_model(model).to(_check_device(device))
-    source = _open(data, split, _pairs(column, "--column"), fallback=False)
+    source = _open(data, split, _pairs(column, "--column"))
     rows = write_embeddings(
         loaded, source, out, batch_size=batch_size, workers=workers, on_bad_sample=on_bad_sample, device=device
     )
@@ -262,7 +262,7 @@ def embed(
 
 @app.command()
 def models(
-    describe_name: Annotated[Optional[str], typer.Option("--describe", help="Measure a model by name.")] = None,
+    describe_name: Annotated[str | None, typer.Option("--describe", help="Measure a model by name.")] = None,
     json_to: Json = None,
 ) -> None:
     """List the models that can be created by name, or measure one."""
@@ -330,7 +330,16 @@ def _with_init(config: Any, init: list[str]) -> tuple[Any, dict[str, str]]:
     return adopt(config, parts), parts
 
 
-def _open(spec: str, split: str, columns: dict[str, str], *, fallback: bool) -> Any:
+def _open(spec: str, split: str | None, columns: dict[str, str], *, usual: str | None = None) -> Any:
+    """Open a source; without a split, take the usual one of a manifest that has splits."""
     from medmoe.data.sources.concat import open_source
 
-    return open_source(spec, split=None if split == "all" else split, columns=columns, fallback=fallback)
+    if split is None and usual is not None:
+        everything = open_source(spec, columns=columns, check_files=False)
+        parts = getattr(everything, "sources", (everything,))
+        split = usual if any(getattr(part, "splits", None) for part in parts) else "all"
+    return open_source(spec, split=None if split == "all" else split, columns=columns)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ from medmoe.build import build_loader, tokenizer_of
 from medmoe.config import DataConfig, RunConfig
 from medmoe.data.sources.base import Source
 from medmoe.model import MedVLM
-from medmoe.tasks.base import Evidence, collect, evaluate_all, make_context
+from medmoe.tasks import Evidence, collect, evaluate_all, make_context
 
 
 def gather(

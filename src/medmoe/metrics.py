@@ -71,7 +71,8 @@ def best_rank(similarity: NDArray[Any], relevant: Bools) -> Floats:
     best = np.max(values, axis=1, where=relevant, initial=-np.inf)
     rank = 1.0 + np.count_nonzero((values >= best[:, None]) & ~relevant, axis=1)
     found = np.any(relevant & ~undefined, axis=1)
-    return np.where(found, rank, similarity.shape[1] + 1.0)
+    result: Floats = np.where(found, rank, similarity.shape[1] + 1.0)
+    return result
 
 
 def hits_at_k(similarity: NDArray[Any], relevant: Bools, k: int) -> Floats:

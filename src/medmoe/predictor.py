@@ -16,8 +16,9 @@ from torch import Tensor
 from medmoe.build import load_model, preprocess_of, tokenizer_of
 from medmoe.data.images import read_image
 from medmoe.errors import DataError
+from medmoe.modalities import resolve
 from medmoe.model import MedVLM
-from medmoe.tasks.prompts import ensemble
+from medmoe.tasks.prompts import load_prompts
 from medmoe.types import ImageEmbedding, Sample, TextEmbedding
 
 Image = Any  # a path, a PIL image, or an array [H, W] / [H, W, 3] of uint8 or floats in [0, 1]
@@ -121,8 +122,15 @@ class Predictor:
         heat: NDArray[np.float32] = torch.einsum("nd,dhw->hw", words.float(), regions.float()).cpu().numpy()
         return heat
 
-    def zero_shot(self, images: Sequence[Image] | Image, labels: Sequence[str]) -> Tensor:
+    def zero_shot(
+        self, images: Sequence[Image] | Image, labels: Sequence[str], *, modality: str | None = None
+    ) -> Tensor:
         """Classify images by names of classes, through an ensemble of prompts for each.
+
+        Args:
+            images: One image or several.
+            labels: Names of the classes.
+            modality: What the images are, for the prompts' wording; without, it is left open.
 
         Returns:
             [n, C] probabilities in the order of the labels.
@@ -132,7 +140,9 @@ class Predictor:
         """
         if not labels:
             raise DataError("no labels to choose from")
-        rows = [F.normalize(self.encode_text(ensemble(label)).mean(dim=0), dim=0) for label in labels]
+        prompts = load_prompts()
+        kind = "image" if modality is None else resolve(modality)
+        rows = [F.normalize(self.encode_text(prompts.of(label, kind)).mean(dim=0), dim=0) for label in labels]
         cosine = self.encode_image(images) @ torch.stack(rows).T
         return (cosine * self.model.logit_scale.detach().cpu()).softmax(dim=1)
 

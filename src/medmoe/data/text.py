@@ -43,7 +43,6 @@ class _Pieces:
         group: [P] number of the piece's pre-tokenizer word, counted over all reports.
         begins: [P] whether the piece is the first of its word.
         counts: [P] whether the piece's word has a letter or digit.
-        span: [P, 2] characters of the report the piece covers.
     """
 
     ids: Ints
@@ -52,12 +51,11 @@ class _Pieces:
     group: Ints
     begins: Bools
     counts: Bools
-    span: Ints
 
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """What `_Pieces` says of one unit of text that is encoded by itself, as lists."""
+    """What `_Pieces` says of a unit of text that is encoded by itself, and the characters each piece covers."""
 
     ids: list[int]
     begins: list[bool]
@@ -202,7 +200,7 @@ class ReportTokenizer:
         pieces = self._split([report])
         keep = self._keep(pieces, [report], None) & pieces.counts
         spans: list[list[int]] = []
-        for (start, end), begins in zip(pieces.span[keep].tolist(), pieces.begins[keep].tolist(), strict=True):
+        for (start, end), begins in zip(self._spans(report)[keep].tolist(), pieces.begins[keep].tolist(), strict=True):
             if begins:
                 spans.append([start, end])
             spans[-1][1] = max(spans[-1][1], end)
@@ -229,17 +227,15 @@ class ReportTokenizer:
         ids: list[int] = []
         begins: list[bool] = []
         counts: list[bool] = []
-        span: list[tuple[int, int]] = []
         bounds = [0]
-        units = [[(match.start(), match.group()) for match in self._unit.finditer(text)] for text in texts]
-        known = self._encode({unit for row in units for _, unit in row})
+        units = [self._unit.findall(text) for text in texts]
+        known = self._encode({unit for row in units for unit in row})
         for row in units:
-            for offset, unit in row:
+            for unit in row:
                 chunk = known[unit]
                 ids += chunk.ids
                 begins += chunk.begins
                 counts += chunk.counts
-                span += [(offset + start, offset + end) for start, end in chunk.span]
             bounds.append(len(ids))
         first = np.array(begins, np.bool_)
         return _Pieces(
@@ -249,8 +245,14 @@ class ReportTokenizer:
             group=np.cumsum(first) - 1,
             begins=first,
             counts=np.array(counts, np.bool_),
-            span=np.array(span, np.int64).reshape(-1, 2),
         )
+
+    def _spans(self, text: str) -> Ints:
+        """Give the characters of the text that each of its pieces covers: [P, 2]."""
+        units = [(match.start(), match.group()) for match in self._unit.finditer(text)]
+        known = self._encode({unit for _, unit in units})
+        spans = [(offset + start, offset + end) for offset, unit in units for start, end in known[unit].span]
+        return np.array(spans, np.int64).reshape(-1, 2)
 
     def _encode(self, units: set[str]) -> dict[str, _Chunk]:
         """Encode units of text, those met before from memory."""
@@ -283,7 +285,7 @@ class ReportTokenizer:
     def _draw(self, text: str, pieces: _Pieces, part: slice, rng: np.random.Generator) -> Bools:
         """Choose sentences of one long report that fit `max_words` together; the first one drawn is cut to fit."""
         ends = [match.end() for match in _SENTENCE_END.finditer(text)]
-        sentence = np.searchsorted(np.array(ends, np.int64), pieces.span[part, 0], side="right")
+        sentence = np.searchsorted(np.array(ends, np.int64), self._spans(text)[:, 0], side="right")
         first = pieces.begins[part] & pieces.counts[part]
         size = np.bincount(sentence, weights=first).astype(np.int64)
         chosen: list[int] = []

@@ -44,9 +44,7 @@ def info_nce(
         return symmetric_cross_entropy(logit_scale * (image @ text.T), report_id=report_id, mask=mask)
 
 
-def symmetric_cross_entropy(
-    logits: Tensor, *, report_id: Tensor | None = None, mask: Tensor | None = None
-) -> Tensor:
+def symmetric_cross_entropy(logits: Tensor, *, report_id: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
     """Cross-entropy of a square similarity matrix, images over reports and reports over images, averaged.
 
     Templates and short findings make equal reports common in a batch, and telling equal texts apart is no

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from medmoe.config import RunConfig
-from medmoe.recipes.medmoe import ARRANGEMENTS, arrange, medmoe, no_experts, tiny
+from medmoe.recipes.medmoe import ARRANGEMENTS, arranged, medmoe, tiny
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {"tiny": tiny, "medmoe": medmoe, "no_experts": no_experts}
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "tiny": tiny,
+    "medmoe": medmoe,
+    **{name: partial(arranged, name) for name in ARRANGEMENTS},
+}
 
-__all__ = ["ARRANGEMENTS", "RECIPES", "arrange"]
+__all__ = ["ARRANGEMENTS", "RECIPES"]

@@ -65,28 +65,24 @@ def medmoe() -> RunConfig:
     )
 
 
-def no_experts() -> RunConfig:
-    """`tiny` with one shared expert and everything else the same: the control of equal active cost."""
-    return arrange(tiny(), "no_experts")
-
-
 # Who sees what: the arrangements that docs/results.md compares.
 ARRANGEMENTS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     # name: (changes of the experts, changes of the router)
-    "separate": ({"shared": 0, "zero": False}, {}),
+    "separate": ({"shared": 0, "zero": False}, {}),  # the paper's: hard, routed by the report, from scratch
     "shared_special": ({"shared": 1, "zero": True}, {}),
     "grown": ({"shared": 0, "zero": False, "growing": True}, {}),
-    "no_experts": ({"shared": 1, "special": False, "zero": False}, {}),
-    "two_shared": ({"shared": 2, "special": False, "zero": False}, {}),
-    "all_shared": ({"shared": 6, "special": False, "zero": False}, {}),
+    "no_experts": ({"shared": 1, "special": False, "zero": False}, {}),  # equal active cost of one expert
+    "two_shared": ({"shared": 2, "special": False, "zero": False}, {}),  # equal active cost of shared + special
+    "all_shared": ({"shared": 6, "special": False, "zero": False}, {}),  # equal total cost of six experts
     "random": ({"shared": 0, "zero": False}, {"train": "random", "infer": "random"}),
     "oracle": ({"shared": 0, "zero": False}, {"train": "label", "infer": "label"}),
     "shared_special_random": ({"shared": 1, "zero": True}, {"train": "random", "infer": "random"}),
 }
 
 
-def arrange(recipe: RunConfig, name: str) -> RunConfig:
-    """Give a recipe with its experts arranged in a named way, everything else the same."""
+def arranged(name: str) -> RunConfig:
+    """Give `tiny` with its experts arranged in a named way, everything else the same."""
+    recipe = tiny()
     experts, router = ARRANGEMENTS[name]
     model = recipe.model.model_copy(
         update={
@@ -95,6 +91,3 @@ def arrange(recipe: RunConfig, name: str) -> RunConfig:
         }
     )
     return recipe.model_copy(update={"recipe": name, "model": model})
-
-
-__all__ = ["ARRANGEMENTS", "arrange", "medmoe", "no_experts", "tiny"]

@@ -1,1 +1,30 @@
 """Tasks: what a model is evaluated on."""
+
+from __future__ import annotations
+
+from medmoe.tasks.base import Context, Evidence, Task, TaskResult, collect, evaluate_all, make_context
+from medmoe.tasks.grounding import Grounding
+from medmoe.tasks.retrieval import Retrieval
+from medmoe.tasks.routing import Routing
+from medmoe.tasks.summary import HEADER, table
+from medmoe.tasks.zero_shot import ZeroShot
+
+TASKS: dict[str, type[Task]] = {
+    Routing.name: Routing,
+    Retrieval.name: Retrieval,
+    ZeroShot.name: ZeroShot,
+    Grounding.name: Grounding,
+}
+
+__all__ = [
+    "HEADER",
+    "TASKS",
+    "Context",
+    "Evidence",
+    "Task",
+    "TaskResult",
+    "collect",
+    "evaluate_all",
+    "make_context",
+    "table",
+]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from medmoe.errors import ConfigError, unknown
 from medmoe.metrics import Metric
 from medmoe.types import Batch, ImageEmbedding, Sample, TextEmbedding, Tokens
 
@@ -71,8 +72,8 @@ class JointEncoder(Protocol):
         """[] multiplier of the global cosine."""
         ...
 
-    def encode_image(self, image: Tensor) -> ImageEmbedding:
-        """Embed images [B, 3, H, W] through the expert that the image router chose."""
+    def encode_image(self, image: Tensor, *, modality: Tensor | None = None) -> ImageEmbedding:
+        """Embed images [B, 3, H, W] through the expert that the image router chose; `modality` is an oracle's."""
         ...
 
     def encode_text(self, tokens: Tokens) -> TextEmbedding:
@@ -150,7 +151,8 @@ def skipped(reason: str, **details: Any) -> TaskResult:
 def collect(model: JointEncoder, loader: Iterable[Batch], device: torch.device | str = "cpu") -> Evidence:
     """Run a model over a finite loader and keep what it says of each image and report.
 
-    Images pass the expert that the image router chose; a report plays no part in it.
+    Images pass the expert that the image router chose: reports play no part in it, and the modality only where a
+    model routes by label, as an oracle.
 
     Args:
         model: The model, already on `device`; put into evaluation mode for the while.
@@ -167,18 +169,22 @@ def collect(model: JointEncoder, loader: Iterable[Batch], device: torch.device |
     with evaluating(model), torch.inference_mode():
         for batch in loader:
             moved = batch.to(device)
-            images.append(_to_cpu(model.encode_image(moved.image)))
+            images.append(_to_cpu(model.encode_image(moved.image, modality=moved.modality)))
             texts.append(None if moved.tokens is None else _to_cpu(model.encode_text(moved.tokens)))
             present.append(_present(batch))
             samples.extend(batch.samples)
     if not images:
         raise ValueError("the loader yielded no batch")
+    text = _text_fields(images, texts, torch.cat(present))
     return Evidence(
         image_embed=torch.cat([image.embed for image in images]),
         regions=torch.cat([image.regions for image in images]),
         image_logits=torch.cat([image.logits for image in images]),
         has_report=torch.cat(present),
-        **_text_fields(images, texts, torch.cat(present)),
+        text_embed=text["text_embed"],
+        words=text["words"],
+        word_mask=text["word_mask"],
+        text_logits=text["text_logits"],
         samples=tuple(samples),
         modalities=tuple(model.modalities),
         logit_scale=float(model.logit_scale),
@@ -202,16 +208,36 @@ def make_context(
                 _to_cpu(model.encode_text(tokenizer(prompts[start : start + block]).to(device)))
                 for start in range(0, len(prompts), block)
             ]
-        width = max(part.words.shape[1] for part in parts)
-        return TextEmbedding(
-            embed=torch.cat([part.embed for part in parts]),
-            words=torch.cat([_pad_words(part.words, width) for part in parts]),
-            word_mask=torch.cat([_pad_words(part.word_mask, width) for part in parts]),
-            logits=torch.cat([part.logits for part in parts]),
-            report_logits=torch.cat([part.report_logits for part in parts]),
-        )
+        return _join(parts)
 
     return Context(tuple(model.modalities), encode_text, tokenizer, seed=seed, resamples=resamples)
+
+
+def evaluate_all(evidence: Evidence, context: Context, names: Sequence[str]) -> dict[str, Any]:
+    """Run tasks by name and give their results as plain data, fit for JSON.
+
+    Args:
+        evidence: What the model said of a split.
+        context: What tasks need beside it.
+        names: Names of `medmoe.tasks.TASKS`.
+
+    Returns:
+        `{"tasks": {TASK: {METRIC: {"value", "low", "high", "n", "controls"}}}, "details": {TASK: {…}}}`.
+
+    Raises:
+        ConfigError: If a name is unknown; nothing has run then.
+    """
+    from medmoe.tasks import TASKS  # the table's rows import this file
+
+    for name in names:
+        if name not in TASKS:
+            raise ConfigError(unknown("task", name, TASKS), where="--tasks")
+    results: dict[str, Any] = {"tasks": {}, "details": {}}
+    for name in names:
+        result = TASKS[name]().evaluate(evidence, context)
+        results["tasks"][name] = {metric: figure.to_json() for metric, figure in result.metrics.items()}
+        results["details"][name] = result.details
+    return results
 
 
 class evaluating:  # noqa: N801 - used like a function, as `torch.inference_mode` is
@@ -248,9 +274,7 @@ def _text_fields(images: list[ImageEmbedding], texts: list[TextEmbedding | None]
         size, depth = image.regions.shape[:2]
         embed.append(torch.zeros_like(image.embed) if text is None else text.embed)
         words.append(torch.zeros(size, width, depth) if text is None else _pad_words(text.words, width))
-        mask.append(
-            torch.zeros(size, width, dtype=torch.bool) if text is None else _pad_words(text.word_mask, width)
-        )
+        mask.append(torch.zeros(size, width, dtype=torch.bool) if text is None else _pad_words(text.word_mask, width))
         logits.append(torch.zeros_like(image.logits) if text is None else text.logits)
     return {
         "text_embed": torch.cat(embed).masked_fill(~present[:, None], 0.0),
@@ -258,6 +282,18 @@ def _text_fields(images: list[ImageEmbedding], texts: list[TextEmbedding | None]
         "word_mask": torch.cat(mask) & present[:, None],
         "text_logits": torch.cat(logits).masked_fill(~present[:, None], 0.0),
     }
+
+
+def _join(parts: list[TextEmbedding]) -> TextEmbedding:
+    """Join blocks of texts into one, each padded to the longest."""
+    width = max(part.words.shape[1] for part in parts)
+    return TextEmbedding(
+        embed=torch.cat([part.embed for part in parts]),
+        words=torch.cat([_pad_words(part.words, width) for part in parts]),
+        word_mask=torch.cat([_pad_words(part.word_mask, width) for part in parts]),
+        logits=torch.cat([part.logits for part in parts]),
+        report_logits=torch.cat([part.report_logits for part in parts]),
+    )
 
 
 def _pad_words(words: Tensor, width: int) -> Tensor:

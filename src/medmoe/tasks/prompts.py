@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 
 from medmoe.modalities import MODALITIES
@@ -31,29 +32,33 @@ class Prompts:
     origins: dict[str, str]
     fingerprint: str
 
-    def of(self, label: str, modality: str) -> tuple[str, ...]:
-        """Word a finding as seen in a modality.
+    def of(self, label: str, modality: str | None = None) -> tuple[str, ...]:
+        """Word a finding as seen in a modality, or in no particular one.
 
         >>> load_prompts().of("left_hook", "xray")[0]
         'X-ray showing left hook.'
         """
         key = self._key(label, modality)
-        phrase = MODALITIES[modality].phrase if modality in MODALITIES else modality
+        phrase = MODALITIES[modality].phrase if modality in MODALITIES else modality or "image"
         if key is not None:
-            return tuple(text.format(modality=phrase) for text in self.findings[key])
-        finding = spoken(label)
-        return tuple(text.format(modality=phrase, finding=finding) for text in self.templates)
+            return tuple(_sentence(text, modality=phrase) for text in self.findings[key])
+        return tuple(_sentence(text, modality=phrase, finding=spoken(label)) for text in self.templates)
 
     def origin(self, label: str, modality: str) -> str:
         """Say whose label it is, or that the general templates were used."""
         key = self._key(label, modality)
         return "general templates" if key is None else self.origins[key]
 
-    def _key(self, label: str, modality: str) -> str | None:
+    def _key(self, label: str, modality: str | None) -> str | None:
         for key in (f"{modality}/{label.lower()}", label.lower()):
             if key in self.findings:
                 return key
         return None
+
+
+def _sentence(template: str, **words: str) -> str:
+    text = template.format(**words)
+    return text[:1].upper() + text[1:]
 
 
 def spoken(label: str) -> str:
@@ -65,6 +70,16 @@ def spoken(label: str) -> str:
     return " ".join(label.replace("_", " ").split()).lower()
 
 
+def ensemble(label: str, modality: str | None = None) -> list[str]:
+    """Word a finding in every way the library knows.
+
+    >>> ensemble("nodule")[0]
+    'There is a nodule.'
+    """
+    return list(load_prompts().of(label, modality))
+
+
+@cache
 def load_prompts() -> Prompts:
     """Read the wordings that come with the library."""
     content = resources.files("medmoe.tasks").joinpath("prompts.json").read_bytes()

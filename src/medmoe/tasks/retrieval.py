@@ -112,7 +112,10 @@ class Retrieval:
             return np.stack([hits(of, k, candidates=size) for k in self.at], axis=1)  # [Q, len(at)]
 
         found, draws = recalled(ranks), resampler.means(recalled(ranks))
-        lost, lost_draws = np.stack([recalled(of).mean(axis=0) for of in shuffled]), resampler.means(recalled(shuffled[0]))
+        lost, lost_draws = (
+            np.stack([recalled(of).mean(axis=0) for of in shuffled]),
+            resampler.means(recalled(shuffled[0])),
+        )
         figures = {
             f"{name}_recall@{k}": Figure(
                 float(found[:, column].mean()),

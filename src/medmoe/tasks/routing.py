@@ -51,9 +51,7 @@ class Routing:
         return TaskResult(metrics(figures), details)
 
 
-def _figures(
-    name: str, right: Any, true: Ints, rows: Ints, evidence: Evidence, context: Context
-) -> dict[str, Figure]:
+def _figures(name: str, right: Any, true: Ints, rows: Ints, evidence: Evidence, context: Context) -> dict[str, Figure]:
     """Give the share of right ones over `rows` and over each modality's; one modality has no majority or chance."""
     counts = np.bincount(true[rows], minlength=len(evidence.modalities))
     present = np.flatnonzero(counts)

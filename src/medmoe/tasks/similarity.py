@@ -12,9 +12,8 @@ from torch import Tensor
 from medmoe.objectives.local import word_region_similarity
 from medmoe.tasks.base import Evidence
 
-# Images of a block and reports of a chunk are as many as keep the word-region attention of a step under
-# this many numbers (256 MB in float32).
-_BUDGET = 64_000_000
+# Images and reports held at a time by the word-region attention.
+_IMAGES, _REPORTS = 256, 64
 
 VARIANTS = ("combined", "local", "global")
 
@@ -38,9 +37,7 @@ def between(
     cosine = evidence.image_embed[index].float() @ embed.float().T
     local = local_similarity(evidence.regions[index], words, word_mask)
     combined = evidence.logit_scale * cosine + evidence.local_scale * local
-    return {
-        name: matrix.numpy() for name, matrix in (("combined", combined), ("local", local), ("global", cosine))
-    }
+    return {name: matrix.numpy() for name, matrix in (("combined", combined), ("local", local), ("global", cosine))}
 
 
 def local_similarity(regions: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
@@ -52,18 +49,14 @@ def local_similarity(regions: Tensor, words: Tensor, word_mask: Tensor) -> Tenso
         word_mask: [T, N] bool.
 
     Returns:
-        [I, T] float32.
+        [I, T] float32; NaN for a text without a word.
     """
-    longest = int(word_mask.any(dim=0).nonzero().max()) + 1 if word_mask.any() else 1
-    words, word_mask = words[:, :longest].float(), word_mask[:, :longest]
-    cells = regions.shape[2] * regions.shape[3] * longest
-    block = max(1, min(len(regions), _BUDGET // (8 * cells)))
-    chunk = max(1, min(len(words), _BUDGET // (block * cells)))
+    words = words.float()
     parts = [
-        word_region_similarity(regions[start : start + block].float(), words, word_mask, chunk=chunk)
-        for start in range(0, len(regions), block)
+        word_region_similarity(block.float(), words, word_mask, chunk=_REPORTS)
+        for block in torch.split(regions, _IMAGES)
     ]
-    return torch.cat(parts)
+    return torch.cat(parts).masked_fill(~word_mask.any(dim=1), float("nan"))
 
 
 def of_pairs(evidence: Evidence, rows: Sequence[int]) -> dict[str, NDArray[np.float32]]:

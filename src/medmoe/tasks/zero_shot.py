@@ -16,7 +16,7 @@ from medmoe.modalities import in_order
 from medmoe.tasks.base import Context, Evidence, TaskResult, skipped
 from medmoe.tasks.figures import Figure, by_group, mean, metrics
 from medmoe.tasks.prompts import NO_FINDING, Prompts, load_prompts
-from medmoe.tasks.similarity import VARIANTS, between
+from medmoe.tasks.similarity import local_similarity
 from medmoe.types import TextEmbedding
 
 # Figures of the global similarity have no prefix.
@@ -160,13 +160,14 @@ class ZeroShot:
         text = context.encode_text([wording for ensemble in wordings for wording in ensemble])
         owner = torch.tensor([index for index, ensemble in enumerate(wordings) for _ in ensemble])
         embed = ensembles(text, owner, len(names))
-        local = between(evidence, own.rows, text.embed, text.words, text.word_mask)["local"]  # [rows, prompts]
+        regions = evidence.regions[list(own.rows)]
+        local = local_similarity(regions, text.words, text.word_mask)  # [rows, prompts]
+        local = local.double() - text.word_mask.sum(dim=1).double().log()  # the mean word's, whatever the length
         share = torch.nn.functional.one_hot(owner, len(names)).double()
-        averaged = local @ (share / share.sum(dim=0)).numpy()
+        averaged = (local @ (share / share.sum(dim=0))).numpy()
         cosine = (evidence.image_embed[list(own.rows)].double() @ embed.T).numpy()
         combined = evidence.logit_scale * cosine + evidence.local_scale * averaged
-        scores = {"global": cosine, "local": averaged, "combined": combined}
-        return {kind: scores[kind] for kind in VARIANTS}
+        return {"global": cosine, "local": averaged, "combined": combined}
 
     def _classify(
         self, own: Classes, chosen: dict[str, Ints], evidence: Evidence, context: Context, seed: list[int]

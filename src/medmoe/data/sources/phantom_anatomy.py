@@ -73,7 +73,9 @@ def chest(scene: Scene) -> Array:
     u, v = frame.u, frame.v
     tissue = np.zeros_like(u)
     wide = rng.uniform(0.9, 1.05)
-    trunk = np.maximum(frame.disc((0, 0.35, 0.92 * wide, 1.6), soft=3), frame.disc((0, -0.75, 0.3, 0.5), soft=3))
+    trunk = np.maximum(frame.disc((0, 0.6, 0.92 * wide, 1.55), soft=3), frame.disc((0, -0.8, 0.26, 0.5), soft=3))
+    for side in (-1, 1):
+        trunk = np.maximum(trunk, frame.disc((side * 0.62 * wide, -0.42, 0.40, 0.32), turn=0.35 * side, soft=3))
     blend(tissue, trunk, 0.56)
     for side, lung in LUNGS.items():
         field = frame.disc(lung, turn=-0.10 * side, soft=2)
@@ -145,7 +147,7 @@ def head(scene: Scene) -> Array:
     fold = scene.canvas.cloud(rng, 11)
     blend(tissue, brain, grey)
     blend(tissue, brain * step((0.80 + 0.07 * fold - depth) * 9), white)
-    blend(tissue, brain * step((fold - 1.15) * 3) * step((depth - 0.66) * 6), fluid)
+    blend(tissue, brain * step((fold - 1.45) * 3) * step((depth - 0.66) * 6), fluid)
     swollen = rng.uniform(0.75, 1.3)
     for side in (-1, 1):
         blend(tissue, frame.disc((0.26 * side, 0.05, 0.09, 0.17), turn=-0.25 * side, soft=2), grey)
@@ -224,7 +226,7 @@ def retina(scene: Scene) -> Array:
     disc = frame.disc(DISC, soft=2)
     blend(tissue, disc, np.array([0.98, 0.80, 0.48], np.float32)[:, None, None])
     cup = rng.uniform(0.35, 0.6)
-    blend(tissue, frame.disc((DISC[0], DISC[1], DISC[2] * cup, DISC[3] * cup)), np.float32(0.95))
+    blend(tissue, frame.disc((DISC[0], DISC[1], DISC[2] * cup, DISC[3] * cup)), 0.95)
     blend(tissue, 0.8 * vessels, colours)
     return tissue
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 Ellipse = tuple[float, float, float, float]  # centre u, centre v, radius along u, radius along v
 
 
@@ -86,7 +87,8 @@ class Canvas:
         """Draw smooth noise of mean 0 and variance 1, about `cells` bumps a side ([S, S])."""
         spread = _spread(self.size, cells)
         white = rng.standard_normal((spread.shape[1], spread.shape[1]), dtype=np.float32)
-        return spread @ white @ spread.T
+        bumps: Array = spread @ white @ spread.T
+        return bumps
 
     def grain(self, rng: np.random.Generator) -> Array:
         """Draw white noise of variance 1 ([S, S])."""
@@ -107,24 +109,27 @@ class Canvas:
         Returns:
             [S, S] distance to the nearest cell's centre in its radii: below 1 inside a cell.
         """
-        near_y, near_x, offset = _neighbours(self.size, across)
-        shape = (across + 3, across + 3)
-        jitter = rng.uniform(-0.28, 0.28, (2, *shape)).astype(np.float32)
-        angle = rng.uniform(0, np.pi, shape).astype(np.float32)
-        size = np.where(rng.random(shape) < keep, radius * rng.uniform(0.8, 1.2, shape), 1e-3).astype(np.float32)
-        longer = (1 + stretch * rng.random(shape)).astype(np.float32)
-        dx = offset[1] - jitter[1][near_y, near_x]
-        dy = offset[0] - jitter[0][near_y, near_x]
-        c, s = np.cos(angle)[near_y, near_x], np.sin(angle)[near_y, near_x]
-        along = (c * dx + s * dy) / (size * longer)[near_y, near_x]
-        aside = (c * dy - s * dx) / (size / longer)[near_y, near_x]
-        nearest: Array = np.sqrt((along**2 + aside**2).min(0))
+        near, place = _neighbours(self.size, across)
+        side = across + 3
+        jitter = rng.uniform(-0.28, 0.28, (2, side, side))
+        angle = rng.uniform(0, np.pi, (side, side))
+        size = np.where(rng.random((side, side)) < keep, radius * rng.uniform(0.8, 1.2, (side, side)), 1e-2)
+        longer = 1 + stretch * rng.random((side, side))
+        # Each cell's distance is |M p + o| with p the pixel's place: gather M and o of the four nearest.
+        cy, cx = (np.arange(side) + 0.5)[:, None] + jitter[0], (np.arange(side) + 0.5)[None] + jitter[1]
+        c, s = np.cos(angle), np.sin(angle)
+        squared = np.float32(0)
+        for mx, my in ((c / (size * longer), s / (size * longer)), (-s * longer / size, c * longer / size)):
+            gathered = [part.astype(np.float32).ravel().take(near) for part in (mx, my, -(mx * cx + my * cy))]
+            squared = squared + (gathered[0] * place[0] + gathered[1] * place[1] + gathered[2]) ** 2
+        nearest: Array = np.sqrt(np.asarray(squared).min(0))
         return nearest
 
 
 def step(values: Array) -> Array:
     """Clip to [0, 1]."""
-    return np.clip(values, np.float32(0), np.float32(1))
+    clipped: Array = np.clip(values, np.float32(0), np.float32(1))
+    return clipped
 
 
 def blend(image: Array, cover: Array, value: float | Array) -> None:
@@ -146,16 +151,15 @@ def _spread(size: int, cells: int) -> Array:
     place = (np.arange(size) + 0.5) / size * cells
     knots = np.arange(-1, cells + 2)
     weight = np.exp(-2.0 * (place[:, None] - knots) ** 2)
-    return (weight / np.linalg.norm(weight, axis=1, keepdims=True)).astype(np.float32)
+    unit: Array = (weight / np.linalg.norm(weight, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 @lru_cache(maxsize=64)
-def _neighbours(size: int, across: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
-    """Each pixel's four nearest grid cells ([4, S, S] rows and columns) and its offset from their centres."""
+def _neighbours(size: int, across: int) -> tuple[NDArray[np.int64], Array]:
+    """Give each pixel's four nearest grid cells ([4, S, S], numbered row by row) and its own place x, y in cells."""
     place = (np.arange(size) + 0.5) / size * across + 1.0
     first = np.floor(place - 0.5).astype(np.int64)
-    rows = np.stack([first, first, first + 1, first + 1])[:, :, None]
-    cols = np.stack([first, first + 1, first, first + 1])[:, None, :]
-    near_y, near_x = np.broadcast_arrays(np.repeat(rows, size, 2), np.repeat(cols, size, 1))
-    offset = np.stack([place[None, :, None] - near_y - 0.5, place[None, None, :] - near_x - 0.5])
-    return near_y, near_x, offset.astype(np.float32)
+    pairs = [(first + i)[:, None] * (across + 3) + (first + j)[None] for i in (0, 1) for j in (0, 1)]
+    x, y = np.meshgrid(place, place)
+    return np.stack(pairs), np.stack([x, y]).astype(np.float32)

@@ -9,6 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medmoe.data.sources.phantom_anatomy import VIEWS
 from medmoe.data.sources.phantom_canvas import Pose
@@ -58,7 +59,7 @@ def stream(seed: int, patient: int, purpose: int) -> np.random.Generator:
     return np.random.default_rng((seed, patient, purpose))
 
 
-def followed(seed: int, patients: int) -> np.ndarray:
+def followed(seed: int, patients: int) -> NDArray[np.bool_]:
     """Say which patients have a follow-up study ([patients] bool); a prefix of the same for more patients."""
     return np.asarray(np.random.default_rng((seed, 0xF0)).random(patients) < FOLLOWED)
 
@@ -97,31 +98,23 @@ def _follow(rng: np.random.Generator, first: Study) -> Study:
     )
     findings = list(first.findings)
     how = ("grown", "shrunk", "resolved", "appeared")[int(rng.integers(4))]
+    change: Change | None = None
     if not findings or (how == "appeared" and len(findings) < 2):
         absent = [name for name in FINDINGS[first.modality] if name not in {f.name for f in findings}]
-        change = Change(str(rng.choice(absent)), "appeared")
-        findings += _place(rng, first.modality, change.name, first.findings, tries=2000)
-        return dataclasses.replace(
-            first, number=1, pose=pose, findings=tuple(findings), change=change, offset_days=_days(rng)
-        )
-    at = int(rng.integers(len(findings)))
-    if how == "resolved":
-        gone = findings.pop(at)
-        change = Change(gone.name, "resolved")
-    else:
+        new = _place(rng, first.modality, str(rng.choice(absent)), first.findings, tries=500)
+        findings += new
+        change = Change(new[0].name, "appeared") if new else None
+    if change is None:
+        at = int(rng.integers(len(findings)))
         low, high = KINDS[first.modality][findings[at].name].radius
-        grows = findings[at].r < (low + high) / 2
-        factor = 1.4 if grows else 1 / 1.4
-        change = Change(findings[at].name, "grown" if grows else "shrunk")
-        findings[at] = dataclasses.replace(findings[at], r=findings[at].r * factor)
-    return dataclasses.replace(
-        first, number=1, pose=pose, findings=tuple(findings), change=change, offset_days=_days(rng)
-    )
-
-
-def _days(rng: np.random.Generator) -> int:
-    """Draw the interval to a follow-up."""
-    return int(rng.integers(7, 400))
+        if how == "resolved":
+            change = Change(findings.pop(at).name, "resolved")
+        else:
+            grows = findings[at].r < (low + high) / 2
+            change = Change(findings[at].name, "grown" if grows else "shrunk")
+            findings[at] = dataclasses.replace(findings[at], r=findings[at].r * (1.4 if grows else 1 / 1.4))
+    days = int(rng.integers(7, 400))
+    return dataclasses.replace(first, number=1, pose=pose, findings=tuple(findings), change=change, offset_days=days)
 
 
 def _place(
@@ -130,9 +123,11 @@ def _place(
     """Draw a finding clear of the others; `()` where no try finds room."""
     kind, region = KINDS[modality][name], REGIONS[modality]
     low, high = kind.radius
-    stretch = float(rng.uniform(min(2.2, kind.stretch), kind.stretch) if kind.stretch > 2 else rng.uniform(1, kind.stretch))
+    stretch = float(
+        rng.uniform(min(2.2, kind.stretch), kind.stretch) if kind.stretch > 2 else rng.uniform(1, kind.stretch)
+    )
     turn = float(rng.uniform(0, np.pi))
-    contrast = float(rng.uniform(0.7, 1.0))
+    contrast = float(rng.uniform(0.75, 1.0))
     seed = int(rng.integers(2**31))
     for attempt in range(tries):
         r = low + (high - low) * float(rng.random()) ** 1.3 * max(0.0, 1 - attempt / tries)
@@ -153,8 +148,7 @@ def _point(rng: np.random.Generator, kind: Kind, region: Region, r: float) -> tu
 def _allowed(u: float, v: float, r: float, kind: Kind, region: Region) -> bool:
     """Say whether a finding of radius r at (u, v) lies where findings may."""
     if kind.wall:
-        # Lungs: the lateral half of the wall, where air and fluid show; the abdomen's wall: not behind the spine.
-        return abs(u) > 0.40 if len(region.within) == 2 else v < 0.30
+        return abs(u) > region.lateral and kind.height[0] < v < kind.height[1]
     inside = any(
         ((u - cu) / max(ru - 0.75 * r, 0.02)) ** 2 + ((v - cv) / max(rv - 0.75 * r, 0.02)) ** 2 < 1
         for cu, cv, ru, rv in region.within

@@ -43,6 +43,7 @@ class Kind:
         radius: Smallest and largest radius, in frame units.
         stretch: Largest ratio of the axes.
         wall: Whether its centre lies on the wall of the region instead of inside it.
+        height: Range of v of its centre (air rises, fluid sinks).
     """
 
     outline: Callable[..., Array]
@@ -50,19 +51,27 @@ class Kind:
     radius: tuple[float, float]
     stretch: float = 1.3
     wall: bool = False
+    height: tuple[float, float] = (-1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Where a modality's findings may lie: inside any of `within`, outside all of `without`."""
+    """Where a modality's findings may lie.
+
+    Attributes:
+        within: Ellipses, one of which they lie in.
+        without: Ellipses that they keep out of.
+        lateral: Least distance from the midline, for findings on the wall.
+    """
 
     within: tuple[Ellipse, ...]
     without: tuple[Ellipse, ...] = ()
+    lateral: float = 0.0
 
 
 REGIONS: dict[str, Region] = {
-    "xray": Region(tuple(LUNGS.values()), (HEART,)),
-    "ct": Region(((PERITONEUM),), (SPINE,)),
+    "xray": Region(tuple(LUNGS.values()), (HEART,), lateral=0.4),
+    "ct": Region((PERITONEUM,), (SPINE,)),
     "mri": Region((BRAIN,), (VENTRICLES,)),
     "ultrasound": Region(((0.0, 0.28, 0.66, 0.48), (0.0, -0.25, 0.34, 0.42))),
     "pathology": Region(((0.0, 0.0, 0.98, 0.98),)),
@@ -129,7 +138,9 @@ def calcified(tissue: Array, cover: Array, scene: Scene, finding: Finding) -> No
     blend(tissue, cover, 2.2 * finding.contrast)
 
 
-def cellular(across: int, radius: float, dyes: tuple[float, float, float], between: tuple[float, float, float]) -> Painter:
+def cellular(
+    across: int, radius: float, dyes: tuple[float, float, float], between: tuple[float, float, float]
+) -> Painter:
     """Paint tissue packed with cells: the dyes of the cells and of what is between them."""
 
     def paint(tissue: Array, cover: Array, scene: Scene, finding: Finding) -> None:
@@ -170,28 +181,28 @@ def tangled(tissue: Array, cover: Array, scene: Scene, finding: Finding) -> None
         run = frame.u * np.float32(np.cos(turn)) + frame.v * np.float32(np.sin(turn))
         wave = np.sin((run + 0.045 * scene.canvas.cloud(rng, 8)) * rng.uniform(20, 24))
         net = np.maximum(net, step(1.2 - np.abs(wave) * 2.6))
-    for channel, value in enumerate((0.42, 0.06, 0.06)):
+    for channel, value in enumerate((0.62, 0.03, 0.06)):
         blend(tissue[channel], cover * net * finding.contrast, value)
 
 
 KINDS: dict[str, dict[str, Kind]] = {
     "xray": {
-        "nodule": Kind(ellipse, flat(0.86), (0.085, 0.16), 1.15),
+        "nodule": Kind(ellipse, flat(1.0), (0.10, 0.18), 1.15),
         "consolidation": Kind(blob, rough(0.56, 0.14, 16), (0.20, 0.36), 1.4),
-        "effusion": Kind(pleural, flat(0.84), (0.22, 0.55), 1.0, wall=True),
-        "pneumothorax": Kind(pleural, collapse, (0.22, 0.55), 1.0, wall=True),
+        "effusion": Kind(pleural, flat(0.80), (0.28, 0.60), 1.0, wall=True, height=(-0.35, 1.0)),
+        "pneumothorax": Kind(pleural, collapse, (0.28, 0.60), 1.0, wall=True, height=(-1.0, 0.35)),
     },
     "ct": {
-        "cyst": Kind(ellipse, flat(0.14), (0.09, 0.28), 1.2),
-        "mass": Kind(blob, rough(0.80, 0.10, 14), (0.13, 0.36), 1.4),
+        "cyst": Kind(ellipse, flat(0.10), (0.11, 0.28), 1.2),
+        "mass": Kind(blob, ringed(0.40, 0.84, 0.55), (0.17, 0.38), 1.4),
         "stone": Kind(ellipse, flat(1.35), (0.075, 0.12), 1.3),
-        "ascites": Kind(peritoneal, flat(0.30), (0.28, 0.60), 1.0, wall=True),
+        "ascites": Kind(peritoneal, flat(0.28), (0.32, 0.65), 1.0, wall=True, height=(-1.0, 0.32)),
     },
     "mri": {
-        "tumour": Kind(blob, ringed(0.10, 1.05, 0.55), (0.16, 0.36), 1.3),
-        "infarct": Kind(wedge, ischaemia, (0.17, 0.36), 1.0),
+        "tumour": Kind(blob, ringed(0.10, 0.98, 0.55), (0.16, 0.36), 1.3),
+        "infarct": Kind(wedge, ischaemia, (0.20, 0.38), 1.0),
         "haemorrhage": Kind(blob, ringed(1.0, 0.0, 0.55), (0.13, 0.28), 1.6),
-        "white_matter_lesion": Kind(dots, demyelination, (0.16, 0.34), 1.0),
+        "white_matter_lesion": Kind(dots, demyelination, (0.22, 0.40), 1.0),
     },
     "ultrasound": {
         "cyst": Kind(ellipse, anechoic, (0.11, 0.26), 1.2),
@@ -206,7 +217,7 @@ KINDS: dict[str, dict[str, Kind]] = {
         "haemorrhage": Kind(blob, cellular(14, 0.40, (0.0, 0.35, 1.05), (0.0, 0.30, 0.30)), (0.14, 0.44), 1.8),
     },
     "fundus": {
-        "haemorrhage": Kind(blob, coloured(0.34, 0.04, 0.03), (0.085, 0.30), 1.8),
+        "haemorrhage": Kind(blob, coloured(0.22, 0.02, 0.03), (0.11, 0.30), 1.8),
         "hard_exudate": Kind(dots, coloured(1.05, 0.95, 0.30), (0.16, 0.32), 1.0),
         "cotton_wool_spot": Kind(blob, coloured(0.98, 0.90, 0.78, feather=1.6), (0.11, 0.24), 1.4),
         "neovascularisation": Kind(blob, tangled, (0.20, 0.36), 1.4),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medmoe.data.sources.phantom_anatomy import EYE, SECTOR, Scene, polar
 from medmoe.data.sources.phantom_canvas import Array, step
@@ -30,7 +31,9 @@ def window(tissue: Array, scene: Scene, noise: float, gamma: float) -> Array:
     wide = scene.rng.uniform(0.95, 1.15)
     shown = step((tissue - 0.45) * wide + 0.45 + scene.rng.uniform(-0.03, 0.03)) ** np.float32(gamma)
     coarse = scene.canvas.cloud(scene.rng, scene.canvas.size // 2)
-    return shown + (0.7 * coarse + 0.5 * scene.canvas.grain(scene.rng)) * 0.028 * noise * step(tissue * 8 + 0.15)
+    grain = 0.7 * coarse + 0.5 * scene.canvas.grain(scene.rng)
+    noisy: Array = shown + grain * 0.028 * noise * step(tissue * 8 + 0.15)
+    return noisy
 
 
 def coil(tissue: Array, scene: Scene, noise: float, gamma: float) -> Array:
@@ -44,7 +47,7 @@ def coil(tissue: Array, scene: Scene, noise: float, gamma: float) -> Array:
 def transducer(tissue: Array, scene: Scene, noise: float, gamma: float) -> Array:
     """Ultrasound: speckle, attenuation with time gain, dropped rays, log compression; black outside the sector."""
     canvas, rng = scene.canvas, scene.rng
-    fine = canvas.size * 2 // 3
+    fine = canvas.size // 2
     speckle = np.hypot(canvas.cloud(rng, fine), canvas.cloud(rng, fine)) / 1.25
     depth, ray = polar(scene.frame)
     near, far, half = SECTOR
@@ -52,7 +55,7 @@ def transducer(tissue: Array, scene: Scene, noise: float, gamma: float) -> Array
     lost = rng.uniform(-half, half)
     shade = 1 - rng.uniform(0.0, 0.5) * np.exp(-(((ray - lost) / 0.05) ** 2))
     strength = tissue * shade * np.exp(rng.uniform(-0.35, 0.1) * (depth - 1.1)) * rng.uniform(0.75, 1.2)
-    mix = np.float32(min(0.62 * noise, 0.85))
+    mix = np.float32(min(0.55 * noise, 0.8))
     shown = np.log1p(9 * strength * (1 - mix + mix * speckle)) / np.log(10) * 0.95
     edge = (half - np.abs(ray)) * depth
     inside = step(np.minimum(edge, np.minimum(depth - near, far - depth)) / scene.frame.px + 0.5)
@@ -91,7 +94,7 @@ SCANNERS: dict[str, Callable[[Array, Scene, float, float], Array]] = {
 }
 
 
-def scan(modality: str, tissue: Array, scene: Scene, site: str) -> np.ndarray:
+def scan(modality: str, tissue: Array, scene: Scene, site: str) -> NDArray[np.uint8]:
     """Make the image a site's scanner shows of clean tissue.
 
     Args:

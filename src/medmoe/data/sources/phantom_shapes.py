@@ -59,7 +59,7 @@ def dots(frame: Frame, finding: Finding) -> Array:
     count = int(rng.integers(6, 10))
     angle = rng.uniform(0, 0.5, count) + np.arange(count) * 2.4  # the golden angle spreads them
     far = 0.85 * finding.r * np.sqrt((np.arange(count) + 0.3) / count)
-    size = np.clip(0.25 * finding.r, 0.035, 0.06) * rng.uniform(0.9, 1.25, count)
+    size = np.clip(0.22 * finding.r, 0.035, 0.055) * rng.uniform(0.9, 1.25, count)
     du = frame.u[None] - (finding.u + far * np.cos(angle)).astype(np.float32)[:, None, None]
     dv = frame.v[None] - (finding.v + far * np.sin(angle)).astype(np.float32)[:, None, None]
     inside = size.astype(np.float32)[:, None, None] - np.sqrt(du**2 + dv**2)
@@ -97,19 +97,17 @@ def peritoneal(frame: Frame, finding: Finding) -> Array:
 
 
 def _crescent(frame: Frame, finding: Finding, wall: Ellipse) -> Array:
-    """Cover what lies between an ellipse and a bulge towards its inside, centred where the finding is."""
+    """Cover what lies between an ellipse and a bulge towards its inside, thickest at the wall beside the finding."""
     cu, cv, ru, rv = wall
-    middle = np.arctan2((finding.v - cv) / rv, (finding.u - cu) / ru)
-    angle = np.arctan2((frame.v - np.float32(cv)) / np.float32(rv), (frame.u - np.float32(cu)) / np.float32(ru))
-    apart = np.abs((angle - np.float32(middle) + np.float32(np.pi)) % np.float32(2 * np.pi) - np.float32(np.pi))
-    half = finding.r * 2.2 / (ru + rv) + 0.15
-    scale = min(ru, rv)
-    thick = (0.55 * finding.r + 0.08) / finding.stretch / scale
-    distance = frame.radius(wall)
-    bulge = np.float32(thick) * step(1 - (apart / np.float32(half)) ** 2)
-    inside = np.minimum(distance - (1 - bulge), 1 - distance) * np.float32(scale)
-    cover = step(inside / np.float32(frame.px) + np.float32(0.5))
-    return np.where(apart < half, cover, np.float32(0))
+    angle = np.arctan2((finding.v - cv) / rv, (finding.u - cu) / ru)
+    c, s = float(np.cos(angle)), float(np.sin(angle))
+    length = np.hypot(c / ru, s / rv)
+    out_u, out_v = np.float32(c / ru / length), np.float32(s / rv / length)
+    du, dv = frame.u - np.float32(cu + ru * c), frame.v - np.float32(cv + rv * s)
+    depth, along = -(du * out_u + dv * out_v), dv * out_u - du * out_v
+    bulge = np.float32(0.45 * finding.r + 0.06) * (1 - (along / np.float32(1.3 * finding.r)) ** 2)
+    inside = np.minimum(bulge - depth, (1 - frame.radius(wall)) * np.float32(min(ru, rv)))
+    return step(inside / np.float32(frame.px) + np.float32(0.5))
 
 
 def shadow(frame: Frame, finding: Finding) -> Array:

@@ -1,0 +1,211 @@
+"""A simple DICOM read: one frame, modality values once, the header's window, to [0, 1].
+
+The order is the standard's (DICOM PS3.3 C.11, https://dicom.nema.org/medical/dicom/current/output/chtml/part03/):
+stored values, modality transform, window, polarity.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmoe.errors import DataError
+from medmoe.modalities import MODALITIES
+
+_PREAMBLE = 128
+_REFUSALS = (
+    AttributeError, KeyError, ValueError, TypeError, IndexError, NotImplementedError, RuntimeError, EOFError, OSError,
+    OverflowError, struct.error,
+)  # fmt: skip
+
+
+def is_dicom(path: Path) -> bool:
+    """Tell whether a file is DICOM, by its suffix or by the `DICM` after its preamble."""
+    if path.suffix.lower() in (".dcm", ".dicom"):
+        return True
+    if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".tif", ".tiff"):
+        return False
+    with path.open("rb") as file:
+        return file.read(_PREAMBLE + 4)[_PREAMBLE:] == b"DICM"
+
+
+def dicom_size(path: Path) -> tuple[int, int]:
+    """Read (width, height) of a DICOM image from its header.
+
+    Raises:
+        DataError: If the file isn't a DICOM image.
+    """
+    header = _header(path, pixels=False)
+    try:
+        return int(header.Columns), int(header.Rows)
+    except (AttributeError, TypeError) as error:
+        raise DataError("the DICOM file has no image", where=str(path), remedy="take the row out") from error
+
+
+def read_dicom(path: Path) -> NDArray[np.float32]:
+    """Read the middle frame of a DICOM image as a reader would first see it.
+
+    The window is the header's (the first, if several), else the modality's usual one where the values are
+    Hounsfield units, else the frame's own minimum and maximum.
+
+    Returns:
+        [H, W] or [H, W, 3] float32 in [0, 1]; low is dark (MONOCHROME1 is inverted).
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        DataError: If it isn't a DICOM image, or can't be decoded by what is installed.
+    """
+    header = _header(path, pixels=True)
+    try:
+        frame = (int(header.get("NumberOfFrames") or 1) - 1) // 2
+        stored = _stored(header, frame)
+        shown = _colour(stored, header) if stored.ndim == 3 else _grey(stored, header, frame)
+    except DataError:
+        raise
+    except _REFUSALS as error:
+        raise _refusal(path, header, error) from error
+    if not np.isfinite(shown).all():
+        raise DataError("the image has NaN or infinite pixels", where=str(path), remedy="export it again")
+    return shown.astype(np.float32)
+
+
+def _header(path: Path, *, pixels: bool) -> Any:
+    """Read a data set, with or without its pixel data."""
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=not pixels)
+    except FileNotFoundError:
+        raise
+    except InvalidDicomError as error:
+        what = "not a DICOM file (no DICM after the preamble)"
+        raise DataError(what, where=str(path), remedy="rewrite it with its file meta header") from error
+    except _REFUSALS as error:
+        what = f"the DICOM header can't be read ({_first_line(error)})"
+        raise DataError(what, where=str(path), remedy="export it again, or take the row out") from error
+
+
+def _stored(header: Any, frame: int) -> NDArray[Any]:
+    """Decode one frame to [H, W], or [H, W, 3] RGB (palettes looked up, YBR converted)."""
+    from pydicom.pixels.processing import apply_color_lut
+    from pydicom.pixels.utils import pixel_array
+
+    many = int(header.get("NumberOfFrames") or 1) > 1
+    values = pixel_array(header, index=frame if many else None)
+    if values.ndim > 2 and int(header.get("SamplesPerPixel") or 1) == 1:
+        values = values[0]  # a single frame still stacked
+    if header.get("PhotometricInterpretation") == "PALETTE COLOR":
+        values = apply_color_lut(values, header)[..., :3]
+    return np.asarray(values)
+
+
+def _colour(values: NDArray[Any], header: Any) -> NDArray[Any]:
+    """Scale RGB by the bits that carry it."""
+    bits = 8 * values.itemsize
+    if header.get("PhotometricInterpretation") != "PALETTE COLOR":
+        bits = int(header.get("BitsStored") or bits)
+    return np.clip(values / float(2**bits - 1), 0.0, 1.0)
+
+
+def _grey(stored: NDArray[Any], header: Any, frame: int) -> NDArray[Any]:
+    """Take stored values through the modality transform, the window and the polarity."""
+    from pydicom.pixels.processing import apply_modality_lut
+
+    transform = _group(header, "PixelValueTransformationSequence", frame)
+    rescale = transform if transform is not None else header
+    values = apply_modality_lut(stored, rescale)
+    if not np.isfinite(values).all():
+        return np.full(values.shape, np.nan)  # told as such by the caller
+    shown = _window(values, header, frame, hounsfield="RescaleIntercept" in rescale)
+    return 1.0 - shown if header.get("PhotometricInterpretation") == "MONOCHROME1" else shown
+
+
+def _window(values: NDArray[Any], header: Any, frame: int, *, hounsfield: bool) -> NDArray[Any]:
+    """Bring modality values to [0, 1]; a window that leaves nothing to see gives way to minimum and maximum."""
+    voi = _group(header, "FrameVOILUTSequence", frame)
+    voi = voi if voi is not None else header
+    low, high = float(values.min()), float(values.max())
+    if voi.get("VOILUTSequence") and float(np.abs(values - np.rint(values)).max()) == 0.0:
+        return _lookup(values, voi)
+    centre, width = _first(voi, "WindowCenter"), _first(voi, "WindowWidth")
+    if centre is None or width is None or width <= 0:
+        usual = next((row.window for row in MODALITIES.values() if header.get("Modality") in row.dicom), None)
+        centre, width = usual if usual and hounsfield else (None, None)
+    if centre is not None and width is not None:
+        shown = _curve(values, centre, width, str(voi.get("VOILUTFunction") or "LINEAR").upper())
+        if shown.max() > shown.min() or high == low:
+            return shown
+    return (values - low) / (high - low) if high > low else np.zeros(values.shape)
+
+
+def _curve(values: NDArray[Any], centre: float, width: float, function: str) -> NDArray[Any]:
+    """Apply a window (DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
+    offset = np.asarray(values, np.float64) - centre
+    if function == "SIGMOID":
+        return np.asarray(1.0 / (1.0 + np.exp(np.clip(-4.0 * offset / width, -60.0, 60.0))))
+    if function == "LINEAR_EXACT" or width <= 1:
+        return np.clip(offset / width + 0.5, 0.0, 1.0)
+    return np.clip((offset + 0.5) / (width - 1.0) + 0.5, 0.0, 1.0)
+
+
+def _lookup(values: NDArray[Any], voi: Any) -> NDArray[Any]:
+    """Apply the first VOI look-up table; values beyond its ends take the end's value."""
+    from pydicom.pixels.processing import apply_voi
+
+    integers = np.rint(values).astype(np.int64 if values.min() < 0 else np.uint32)
+    looked = np.asarray(apply_voi(integers, voi, index=0), np.float64)
+    return np.clip(looked / float(2 ** int(voi.VOILUTSequence[0].LUTDescriptor[2]) - 1), 0.0, 1.0)
+
+
+def _group(header: Any, name: str, frame: int) -> Any:
+    """Find a functional group's item in an enhanced multi-frame file: the frame's own, else the shared one."""
+    per_frame = header.get("PerFrameFunctionalGroupsSequence") or ()
+    shared = header.get("SharedFunctionalGroupsSequence") or ()
+    for groups in (*per_frame[frame : frame + 1], *shared[:1]):
+        if groups.get(name):
+            return groups[name].value[0]
+    return None
+
+
+def _first(item: Any, name: str) -> float | None:
+    """Give the first value of a number that may be several, or absent."""
+    value = item.get(name)
+    if value is None or value == "":
+        return None
+    try:
+        return float(value)
+    except TypeError:
+        return float(value[0]) if len(value) else None
+
+
+def _refusal(path: Path, header: Any, error: Exception) -> DataError:
+    """Word why a file can't be decoded: its compression where no decoder is installed, else what went wrong."""
+    from pydicom.pixels.decoders.base import get_decoder
+
+    meta = getattr(header, "file_meta", None)
+    syntax = meta.get("TransferSyntaxUID") if meta is not None else None
+    if syntax is None:
+        what = "the DICOM file doesn't say its transfer syntax"
+        return DataError(what, where=str(path), remedy="rewrite it with its file meta header")
+    try:
+        available = bool(get_decoder(syntax).is_available)
+    except NotImplementedError:
+        available = False
+    if syntax.is_compressed and not available:
+        what = f"no decoder is installed for transfer syntax {syntax.name} ({syntax})"
+        return DataError(what, where=str(path), remedy="install one with: pip install 'medmoe[dicom]'")
+    what = f"the pixels, of transfer syntax {syntax.name} ({syntax}), can't be decoded ({_first_line(error)})"
+    remedy = "export it again, or take the row out"
+    if syntax.is_compressed:
+        remedy = "export it uncompressed, or install more decoders with: pip install 'medmoe[dicom]'"
+    return DataError(what, where=str(path), remedy=remedy)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:160] if lines else type(error).__name__

@@ -1,0 +1,255 @@
+"""Any image file to an array of pixels, without losing depth, turning the picture or hiding damage.
+
+Grey values deeper than 8 bits are stretched linearly from the image's own minimum and maximum to
+[0, 1]. Dividing by the largest value the container can hold would be wrong: a 12-bit radiograph in a
+16-bit file would use a sixteenth of the range and look black; so would cutting it to 8 bits.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from medmoe.data.deep import is_deep_colour, read_deep_colour
+from medmoe.data.dicom import dicom_size, is_dicom, read_dicom
+from medmoe.errors import DataError
+
+Pixels = NDArray[Any]
+
+# Formats that hold pixels and nothing to execute (Pillow would run Ghostscript on an EPS file).
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "DIB", "GIF", "WEBP", "PPM", "JPEG2000")
+
+# More pixels than Pillow itself accepts in one image: a decompression bomb or a whole slide.
+MAX_PIXELS = 178_956_970
+
+_WIDTH_TAG, _HEIGHT_TAG, _ORIENTATION_TAG = 256, 257, 274
+_SIDEWAYS = (5, 6, 7, 8)
+_UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a.swapaxes(0, 1)[:, ::-1],
+    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda a: a.swapaxes(0, 1)[::-1],
+}
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, RuntimeError,
+    struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+
+
+def read_image(path: str | Path) -> Pixels:
+    """Read an image file: upright, without alpha, grey where it is grey.
+
+    Args:
+        path: JPEG, PNG, TIFF (first page), BMP, GIF, WebP, PPM, JPEG 2000 or DICOM file.
+
+    Returns:
+        [H, W] grey or [H, W, 3] RGB; uint8 where the file has at most 8 bits, else float32 in [0, 1].
+
+    Raises:
+        DataError: If the file is missing, damaged, too large, of another kind, or has NaN or infinite pixels.
+    """
+    path = Path(path)
+    with _reading(path):
+        if is_dicom(path):
+            return flatten_grey(read_dicom(path))
+        return stretch(decode(path), where=path)
+
+
+def decode(path: Path) -> Pixels:
+    """Read the values of an image file as they are stored: [H, W] or [H, W, 3], any dtype, upright."""
+    with path.open("rb") as file:
+        image = _open(file)
+        deep = is_deep_colour(image)
+        # Pillow turns a TIFF upright by itself when it loads it.
+        orientation = 1 if image.format == "TIFF" else _orientation(image)
+        pixels: Pixels = read_deep_colour(lambda: _open(file), where=str(path)) if deep else _values(image)
+    if orientation != 1:
+        pixels = np.ascontiguousarray(_UPRIGHT[orientation](pixels))
+    return flatten_grey(pixels)
+
+
+def stretch(pixels: Pixels, *, where: str | Path | None = None) -> Pixels:
+    """Bring values deeper than 8 bits to float32 in [0, 1] by their own minimum and maximum.
+
+    Args:
+        pixels: [H, W] or [H, W, 3]; the channels of a colour image are stretched together. uint8 is left as it is.
+        where: The file, for the error.
+
+    Raises:
+        DataError: If a value is NaN or infinite.
+    """
+    if pixels.dtype == np.uint8:
+        return pixels
+    low, high = float(pixels.min()), float(pixels.max())  # NaN passes through both
+    if not np.isfinite((low, high)).all():
+        raise DataError(
+            "the image has NaN or infinite pixels", where=str(where) if where else None, remedy="export it again"
+        )
+    if high <= low:
+        return np.zeros(pixels.shape, np.float32)
+    # 32-bit and wider values need float64 for the subtraction, 16-bit ones don't.
+    exact = pixels.astype(np.float64 if pixels.itemsize > 2 else np.float32)
+    np.subtract(exact, low, out=exact)
+    np.divide(exact, high - low, out=exact)
+    return exact.astype(np.float32, copy=False)
+
+
+def flatten_grey(pixels: Pixels) -> Pixels:
+    """Give [H, W] for an RGB image whose three channels are equal, else the image itself."""
+    if pixels.ndim == 2:
+        return pixels
+    sparse = pixels[::16, ::16]  # a colour image nearly always shows here, for 1/256 of the work
+    for part in (sparse, pixels):
+        red = part[..., 0]
+        if not (np.array_equal(red, part[..., 1]) and np.array_equal(red, part[..., 2])):
+            return pixels
+    return np.ascontiguousarray(pixels[..., 0])
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Read the (width, height) of an image as `read_image` would return it, from the header alone.
+
+    Raises:
+        DataError: If the file is missing or isn't an image.
+    """
+    path = Path(path)
+    with _reading(path):
+        if is_dicom(path):
+            return dicom_size(path)
+        with path.open("rb") as file:
+            image = _open(file)
+            width, height = image.size
+            if image.format == "TIFF":  # Pillow's size may already be the turned one
+                tags = image.tag_v2  # type: ignore[attr-defined]
+                width, height = tags[_WIDTH_TAG], tags[_HEIGHT_TAG]
+            may_turn = image.format != "PNG" or _has_metadata(file)
+            return (height, width) if may_turn and _orientation(image) in _SIDEWAYS else (width, height)
+
+
+def read_mask(path: str | Path) -> NDArray[np.bool_]:
+    """Read a mask: [H, W] bool, True wherever any channel is above zero.
+
+    Raises:
+        DataError: As `read_image`.
+    """
+    path = Path(path)
+    with _reading(path):
+        values = decode(path)
+        return np.asarray((values if values.ndim == 2 else values.max(-1)) > 0)
+
+
+def read_gaze(path: str | Path) -> NDArray[np.float32]:
+    """Read a gaze map: [H, W] float32 in [0, 1], 1 where the file has its largest possible or actual value.
+
+    8-bit files are divided by 255, deeper ones by their maximum: the zero of a gaze map means "not looked at".
+
+    Raises:
+        DataError: As `read_image`, or if a value is negative.
+    """
+    path = Path(path)
+    with _reading(path):
+        values = decode(path)
+        values = values if values.ndim == 2 else values.max(-1)
+        top = 255.0 if values.dtype == np.uint8 else float(values.max())
+        if not np.isfinite(top) or values.min() < 0:
+            raise DataError("a gaze map must be finite and not negative", where=str(path), remedy="export it again")
+        return (values / (top or 1.0)).astype(np.float32)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Tell every way in which a file can fail to be an image in one line that names it."""
+    where = str(path)
+    try:
+        yield
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError("no such image file", where=where, remedy="check the path") from error
+    except IsADirectoryError as error:
+        raise DataError("is a folder, not an image", where=where, remedy="name the file in it") from error
+    except PermissionError as error:
+        raise DataError("the image may not be read", where=where, remedy="check its permissions") from error
+    except UnidentifiedImageError as error:
+        allowed = "JPEG, PNG, TIFF, BMP, GIF, WebP, PPM, JPEG 2000 or DICOM"
+        what = "the file is empty" if path.stat().st_size == 0 else f"not a readable image; allowed: {allowed}"
+        raise DataError(what, where=where, remedy="convert it, or take the row out") from error
+    except Image.DecompressionBombError as error:
+        what = f"the image claims more than {MAX_PIXELS:,} pixels"
+        raise DataError(what, where=where, remedy="cut it into tiles or shrink it first") from error
+    except _DAMAGE as error:
+        what = f"the image is truncated or damaged ({str(error).splitlines()[0] if str(error) else error!r})"
+        raise DataError(what, where=where, remedy="copy or export it again, or take the row out") from error
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    """Open an image without loading it.
+
+    From a file object, not a path: Pillow maps uncompressed TIFFs opened by path into memory, and scrambles those that
+    lie sideways.
+    """
+    file.seek(0)
+    image = Image.open(file, formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """Read the EXIF orientation (1 to 8); 1 where there is none, or where the EXIF block itself is damaged."""
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except (SyntaxError, ValueError, KeyError, TypeError, struct.error):
+        return 1
+    return value if value in _UPRIGHT else 1
+
+
+def _has_metadata(file: BinaryIO) -> bool:
+    """Walk a PNG's chunks for one that could hold an orientation; Pillow would decode all pixels to tell."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        if head[4:] in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+            return True
+        file.seek(int.from_bytes(head[:4], "big") + 4, 1)
+    return False
+
+
+def _values(image: Image.Image) -> Pixels:
+    """Decode an opened image to [H, W] or [H, W, 3]: palettes looked up, alpha laid on black, CMYK to RGB."""
+    mode = image.mode
+    if mode in ("L", "RGB") and "transparency" not in image.info:
+        return np.array(image)
+    if mode == "1":
+        return np.array(image.convert("L"))
+    if mode.startswith(("I", "F")):
+        return _deep_grey(image)
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        straight = image.convert("RGBA") if mode != "La" else image.convert("LA").convert("RGBA")
+        return np.array(Image.alpha_composite(black, straight).convert("RGB"))
+    return np.array(image.convert("RGB"))
+
+
+def _deep_grey(image: Image.Image) -> Pixels:
+    """Decode grey of 12 bits or more, undoing what the TIFF tags say and Pillow leaves as it is."""
+    values = np.array(image)
+    if image.format != "TIFF":
+        return values
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    bits, kind = tags.get(258, (1,))[0], tags.get(339, (1,))[0]
+    if bits == 32 and kind == 1:
+        values = values.view(np.uint32)  # Pillow holds unsigned values in a signed array
+    if tags.get(262) == 0:  # WhiteIsZero
+        values = values.max() - values
+    return values

@@ -1,0 +1,376 @@
+"""Batches: reads the samples of each step, prepares and collates them, here or in worker processes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from medmoe.data.collate import collate
+from medmoe.data.plan import Plan
+from medmoe.data.preprocess import Preprocess
+from medmoe.data.sources.base import Source
+from medmoe.data.text import ReportTokenizer
+from medmoe.data.transforms import Augment
+from medmoe.errors import ConfigError, DataError, UserError, unknown
+from medmoe.types import Batch, Sample
+
+__all__ = ["Loader", "collate"]
+
+T = TypeVar("T")
+
+ON_BAD_SAMPLE = ("raise", "skip")
+PATIENCE = 1000  # bad samples in a row after which the data, not a sample, is at fault
+_AUGMENT, _SENTENCES = 11, 12  # first keys of the random streams; those of the plan are others
+
+
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """A user error as a value: exceptions with keyword arguments don't survive the way out of a worker process."""
+
+    kind: type[UserError]
+    what: str
+    where: str | None
+    remedy: str | None
+
+    @classmethod
+    def of(cls, error: UserError) -> _Trouble:
+        return cls(type(error), error.what, error.where, error.remedy)
+
+    def error(self) -> UserError:
+        return self.kind(self.what, where=self.where, remedy=self.remedy)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parcel:
+    """What a worker hands over for a step.
+
+    Attributes:
+        step: The step.
+        batch: Its batch; None when no sample of it was good, or after a fatal error.
+        bad: Key and error of each sample left out.
+        fatal: The error to raise.
+    """
+
+    step: int
+    batch: Batch | None
+    bad: tuple[tuple[str, _Trouble], ...]
+    fatal: _Trouble | None = None
+
+    def pin_memory(self) -> _Parcel:
+        """Called by torch's DataLoader, so that copying to the GPU can overlap with work there."""
+        return dataclasses.replace(self, batch=_pinned(self.batch))
+
+
+def _pinned(value: T) -> T:
+    if isinstance(value, Tensor):
+        return value.pin_memory()  # type: ignore[return-value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type | Sample):
+        fields = {field.name: _pinned(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **fields)
+    return value
+
+
+class _Reader(Dataset[_Parcel]):
+    """The steps by number; this is what runs in the workers. A plan makes it read for training."""
+
+    def __init__(
+        self,
+        source: Source,
+        preprocess: Preprocess,
+        tokenizer: ReportTokenizer | None,
+        *,
+        modalities: tuple[str, ...],
+        batch_size: int,
+        plan: Plan | None,
+        augment: Augment | None,
+        seed: int,
+        skip: bool,
+    ) -> None:
+        self.source, self.preprocess, self.tokenizer = source, preprocess, tokenizer
+        self.modalities, self.batch_size, self.plan = modalities, batch_size, plan
+        self.augment, self.seed, self.skip = augment, seed, skip
+
+    def __getitem__(self, step: int) -> _Parcel:
+        bad: list[tuple[str, _Trouble]] = []
+        try:
+            items = self._eval_items(step, bad) if self.plan is None else self._train_items(step, self.plan, bad)
+            if not items:
+                return _Parcel(step, None, tuple(bad))
+            rng = None if self.plan is None else np.random.default_rng([self.seed, _SENTENCES, step])
+            batch = collate(items, self.tokenizer, modalities=self.modalities, rng=rng)
+            return _Parcel(step, batch, tuple(bad))
+        except UserError as error:
+            return _Parcel(step, None, tuple(bad), _Trouble.of(error))
+
+    def _eval_items(self, step: int, bad: list[tuple[str, _Trouble]]) -> list[tuple[Tensor, Sample]]:
+        first = step * self.batch_size
+        indices = range(first, min(first + self.batch_size, len(self.source)))
+        found = (self._read(index, None, bad) for index in indices)
+        return [item for item in found if item is not None]
+
+    def _train_items(self, step: int, plan: Plan, bad: list[tuple[str, _Trouble]]) -> list[tuple[Tensor, Sample]]:
+        """Read a step's samples; a bad one gives its place to the next good one of the plan."""
+        items, tried = [], set[int]()
+        spare = plan.following(step)
+        for place, planned in enumerate(plan.indices(step).tolist()):
+            rng = np.random.default_rng([self.seed, _AUGMENT, step, place])
+            for attempt, index in enumerate(itertools.chain([planned], spare)):
+                item = None if index in tried else self._read(index, rng, bad)
+                if item is not None:
+                    items.append(item)
+                    break
+                tried.add(index)
+                if len(tried) == len(self.source) or attempt == PATIENCE:
+                    last = bad[-1][1]
+                    what = (
+                        f"no good sample found: {len(tried)} of {len(self.source)} tried are bad, such as: {last.what}"
+                    )
+                    raise DataError(what, where=last.where, remedy=last.remedy or "repair the data")
+        return items
+
+    def _read(
+        self, index: int, rng: np.random.Generator | None, bad: list[tuple[str, _Trouble]]
+    ) -> tuple[Tensor, Sample] | None:
+        """Read and prepare a sample; None, and a note of why, when it is bad and bad ones are skipped."""
+        try:
+            sample = self.source[index]
+            if self.augment is not None and rng is not None:
+                sample = self.augment(self.preprocess.shrink(sample), rng)
+            return self.preprocess(sample)
+        except DataError as error:
+            if not self.skip:
+                raise
+            bad.append((_key(self.source, index, error), _Trouble.of(error)))
+            return None
+
+
+def _key(source: Source, index: int, error: DataError) -> str:
+    try:
+        return source.facts(index).key
+    except DataError:
+        return error.where or f"sample {index}"
+
+
+def _modality(source: Source, index: int) -> str | None:
+    """Give a sample's modality; None also where its facts are bad, which reading it will tell."""
+    try:
+        return source.facts(index).modality
+    except DataError:
+        return None
+
+
+class _Steps:
+    """The numbers of the steps to make, from the start each time."""
+
+    def __init__(self, start: int, stop: int | None) -> None:
+        self.start, self.stop = start, stop
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.start) if self.stop is None else iter(range(self.start, self.stop))
+
+
+class Loader:
+    """Iterates over batches: without end from step `start` in training, once and in order in evaluation.
+
+    The batch of a step depends on the seed and the step's number only, not on the workers or on where a run began.
+
+    Args:
+        source: The samples.
+        preprocess: Prepares each.
+        tokenizer: Tokenizes the reports; None leaves them out.
+        modalities: The model's modalities, in its order.
+        batch_size: Samples in a batch; in evaluation the last batch may have fewer.
+        train: Whether to shuffle without end, or to give each sample once.
+        augment: Changes each sample, in training only.
+        batching: `mixed` or `within`; see `Plan`, also for the next two.
+        within_fraction: The part of a batch that comes from one modality.
+        balance: How far the modalities' shares are evened out.
+        seed: Non-negative.
+        workers: Worker processes; 0 reads in this one.
+        start: The first step of training.
+        on_bad_sample: `raise` a bad sample's DataError, or `skip` it: in training the next good sample of the plan
+            takes its place, in evaluation it is left out. Both are counted in `skipped`.
+        quarantine: A file that gets one JSON line (key, reason, step) for each sample skipped.
+
+    Attributes:
+        waited: Seconds the caller has waited for batches so far.
+        skipped: Bad samples met so far.
+
+    Raises:
+        DataError: If the source is empty; while iterating, for a bad sample, or when none is good.
+        ConfigError: If an argument isn't allowed.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        preprocess: Preprocess,
+        tokenizer: ReportTokenizer | None,
+        *,
+        modalities: tuple[str, ...],
+        batch_size: int,
+        train: bool,
+        augment: Augment | None = None,
+        batching: str = "mixed",
+        within_fraction: float = 0.5,
+        balance: float = 0.0,
+        seed: int = 0,
+        workers: int = 0,
+        start: int = 0,
+        on_bad_sample: str = "raise",
+        quarantine: Path | None = None,
+    ) -> None:
+        _check(source, batch_size, seed, workers, on_bad_sample)
+        if augment is not None and not train:
+            raise ConfigError("augmentation is for training only", where="augment", remedy="leave it out")
+        plan, count = None, len(source)
+        if train:
+            uses = batching == "within" or balance > 0
+            names = [_modality(source, index) for index in range(count)] if uses else [None] * count
+            plan = Plan(
+                names,
+                batch_size=batch_size,
+                batching=batching,
+                within_fraction=within_fraction,
+                balance=balance,
+                seed=seed,
+            )
+        self._reader = _Reader(
+            source,
+            preprocess,
+            tokenizer,
+            modalities=modalities,
+            batch_size=batch_size,
+            plan=plan,
+            augment=augment,
+            seed=seed,
+            skip=on_bad_sample == "skip",
+        )
+        self._steps = _Steps(start, None) if train else _Steps(0, -(-count // batch_size))
+        self._settings = {"samples": count, "batch_size": batch_size, "train": train, "batching": batching}
+        self._settings |= {"within_fraction": within_fraction, "balance": balance, "seed": seed, "start": start}
+        self._settings |= {"workers": workers, "on_bad_sample": on_bad_sample}
+        self._workers, self._seed = workers, seed
+        self._data: DataLoader[_Parcel] | None = None
+        self._quarantine = quarantine
+        self._told = _quarantined(quarantine)
+        self.waited, self.skipped = 0.0, 0
+
+    def __len__(self) -> int:
+        """Count the batches that hold each sample once: all there are in evaluation, one pass in training."""
+        return -(-len(self._reader.source) // self._reader.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Give the batches, from the first step again each time."""
+        parcels = self._parcels()
+        some = False
+        while True:
+            begun = time.perf_counter()
+            parcel = next(parcels, None)
+            self.waited += time.perf_counter() - begun
+            if parcel is None:
+                break
+            self._note(parcel)
+            if parcel.fatal is not None:
+                raise parcel.fatal.error()
+            if parcel.batch is not None:
+                some = True
+                yield parcel.batch
+        if not some:
+            raise DataError(f"none of {len(self._reader.source)} samples is good", remedy="see the quarantine file")
+
+    def describe(self) -> dict[str, object]:
+        """Give the settings and counts so far, JSON-ready, for a run's record."""
+        return {**self._settings, "skipped": self.skipped, "waited_s": round(self.waited, 3)}
+
+    def close(self) -> None:
+        """Stop the workers; iterating again starts new ones."""
+        self._data = None
+
+    def _parcels(self) -> Iterator[_Parcel]:
+        """Start the workers, or take up those that run."""
+        if self._data is None:
+            self._data = DataLoader(
+                self._reader,
+                batch_size=None,  # a step is a whole batch
+                sampler=self._steps,
+                num_workers=self._workers,
+                collate_fn=_as_it_is,
+                pin_memory=torch.cuda.is_available(),
+                worker_init_fn=_begin_worker,
+                prefetch_factor=2 if self._workers else None,
+                persistent_workers=self._workers > 0,
+                generator=torch.Generator().manual_seed(self._seed),  # else it draws from the global one
+            )
+        with _no_tokenizer_threads():
+            return iter(self._data)
+
+    def _note(self, parcel: _Parcel) -> None:
+        """Count the bad samples, and write down those not written yet."""
+        self.skipped += len(parcel.bad)
+        for key, trouble in parcel.bad:
+            if self._quarantine is None or key in self._told:
+                continue
+            self._told.add(key)
+            line = json.dumps({"key": key, "reason": str(trouble.error()), "step": parcel.step}, ensure_ascii=False)
+            self._quarantine.parent.mkdir(parents=True, exist_ok=True)
+            with self._quarantine.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+
+def _check(source: Source, batch_size: int, seed: int, workers: int, on_bad_sample: str) -> None:
+    if len(source) == 0:
+        raise DataError("no sample to load", remedy="check the manifest and the split's name")
+    for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0), ("workers", workers, 0)):
+        if value < least:
+            raise ConfigError(f"{value} isn't allowed; {least} or more is", where=f"data.{name}")
+    if on_bad_sample not in ON_BAD_SAMPLE:
+        raise ConfigError(unknown("on_bad_sample", on_bad_sample, ON_BAD_SAMPLE), where="data.on_bad_sample")
+
+
+def _quarantined(path: Path | None) -> set[str]:
+    """Read the keys an earlier part of the run wrote down."""
+    keys: set[str] = set()
+    for line in path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):  # a line torn by a crash is written again
+            keys.add(json.loads(line)["key"])
+    return keys
+
+
+def _as_it_is(parcel: Any) -> Any:
+    return parcel
+
+
+def _begin_worker(_: int) -> None:
+    torch.set_num_threads(1)
+    # Ctrl-C is the training loop's to handle; it still wants its last batch.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _no_tokenizer_threads() -> Iterator[None]:
+    """Fork workers so that their tokenizers don't use threads, which a fork would leave dead."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

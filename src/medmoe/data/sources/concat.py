@@ -1,0 +1,136 @@
+"""Several sources as one, and the one-line description of a source that the command line takes."""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+
+from medmoe.data.sources.base import Source
+from medmoe.data.sources.manifest import ManifestSource
+from medmoe.data.sources.manifest_table import find_manifest
+from medmoe.data.sources.phantom import PhantomSource
+from medmoe.errors import DataError, unknown
+from medmoe.modalities import SIX, resolve
+from medmoe.types import Sample
+
+_PHANTOM = "phantom"
+_SETTINGS = ("patients", "size", "seed", "modalities")
+_HOW = "give a manifest (.parquet, .csv, .jsonl), a folder with one, several joined by '::', or phantom:patients=600"
+
+
+class ConcatSource:
+    """Several sources, one after the other.
+
+    Args:
+        sources: At least one.
+
+    Raises:
+        DataError: If there is none.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        if not sources:
+            raise DataError("no source to read from", remedy=_HOW)
+        self.sources = tuple(sources)
+        self._ends = list(accumulate(len(source) for source in self.sources))
+
+    def __len__(self) -> int:
+        """Count the samples of all sources."""
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one sample, pixels included."""
+        source, inner = self._find(index)
+        return source[inner]
+
+    def facts(self, index: int) -> Sample:
+        """Give what is known of a sample without reading pixels."""
+        source, inner = self._find(index)
+        return source.facts(inner)
+
+    def _find(self, index: int) -> tuple[Source, int]:
+        """Find the source of a sample and its index there."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        index %= len(self)
+        at = bisect.bisect_right(self._ends, index)
+        return self.sources[at], index - (self._ends[at - 1] if at else 0)
+
+
+def open_source(
+    spec: str | Path,
+    *,
+    split: str | None = None,
+    fallback: bool = False,
+    columns: Mapping[str, str] | None = None,
+    report_templates: bool = True,
+    require_report: bool = False,
+    check_files: bool = True,
+    seed: int = 0,
+) -> Source:
+    """Open what a command line names.
+
+    Args:
+        spec: A manifest file, a folder with one, `phantom:patients=600,size=64,seed=1` (also `modalities=ct+mri`),
+            or several of these joined by `::`.
+        split: Split of every manifest; phantoms have none: another seed gives other patients.
+        fallback: Whether a manifest in which no row has a split gives all its rows whatever `split` is.
+        columns: Our column name → the manifest's, where they differ.
+        report_templates: Whether rows with a label but no text get a report made from the label.
+        require_report: Whether a row without a report is an error.
+        check_files: Whether to look for every file at once.
+        seed: Chooses the wording of template reports.
+
+    Raises:
+        UserError: If a part of it can't be opened.
+    """
+    parts = [part.strip() for part in str(spec).split("::")]
+    if not all(parts):
+        raise DataError(f"an empty part in {str(spec)!r}", remedy=_HOW)
+    files = Counter(find_manifest(Path(part)).name for part in parts if not _is_phantom(part))
+
+    def open_one(part: str) -> Source:
+        if _is_phantom(part):
+            return _open_phantom(part)
+        # Two files of the same name would give the same keys: then keys begin with the whole path.
+        clash = files[find_manifest(Path(part)).name] > 1
+        return ManifestSource(
+            part,
+            split=split,
+            fallback=fallback,
+            columns=columns,
+            report_templates=report_templates,
+            require_report=require_report,
+            check_files=check_files,
+            seed=seed,
+            name=part if clash else None,
+        )
+
+    sources = [open_one(part) for part in parts]
+    return sources[0] if len(sources) == 1 else ConcatSource(sources)
+
+
+def _is_phantom(part: str) -> bool:
+    return part == _PHANTOM or part.startswith(f"{_PHANTOM}:")
+
+
+def _open_phantom(spec: str) -> PhantomSource:
+    """Open `phantom:patients=600,size=64,seed=1,modalities=ct+mri`."""
+    settings = {"patients": 600, "size": 64, "seed": 0}
+    modalities: tuple[str, ...] = SIX
+    for pair in filter(None, spec.removeprefix(_PHANTOM).removeprefix(":").split(",")):
+        name, _, value = (piece.strip() for piece in pair.partition("="))
+        if name not in _SETTINGS:
+            raise DataError(unknown("phantom setting", name, _SETTINGS), where=spec, remedy="correct the name")
+        if name == "modalities":
+            modalities = tuple(resolve(part, where=spec) for part in value.split("+"))
+            continue
+        try:
+            settings[name] = int(value)
+        except ValueError as error:
+            what = f"phantom setting {name!r} is {value!r}, not a whole number"
+            raise DataError(what, where=spec, remedy=f"write for example phantom:{name}={settings[name]}") from error
+    return PhantomSource(settings["patients"], size=settings["size"], seed=settings["seed"], modalities=modalities)

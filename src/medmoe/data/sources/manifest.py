@@ -1,0 +1,395 @@
+"""The manifest source: one row of a table an image, checked when opened, pixels read when asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from medmoe.data.images import image_size, read_gaze, read_image, read_mask
+from medmoe.data.sources.manifest_table import find_manifest, read_table
+from medmoe.data.templates import report_from_labels
+from medmoe.errors import DataError
+from medmoe.modalities import resolve
+from medmoe.types import Box, Sample
+
+NO_FINDING = "no_finding"
+
+_LOG = logging.getLogger(__name__)
+_OVERHANG = 0.02  # of a side: the rounding of annotation tools, not another image's frame
+_SIDES = ("x0", "y0", "x1", "y1")
+
+
+class ManifestSource:
+    """Images listed in a Parquet, CSV or JSONL file, with what is known of each.
+
+    Rows in errors and keys are data rows counted from 1: the header of a CSV file is not counted. Paths in the
+    table are relative to it. Boxes are in pixels of the upright image (EXIF orientation applied). A box that sticks out
+    by at most 2 % of a side is cut off there; one that sticks out further was measured on another image, and then the
+    row counts as not annotated with boxes and its place is logged.
+
+    Args:
+        path: The file, or a folder with `manifest.parquet`, `manifest.csv` or `manifest.jsonl`.
+        split: Take only the rows of this split; None takes all.
+        fallback: Whether a manifest in which no row has a split gives all its rows whatever `split` is.
+        columns: Our column name → the file's, where they differ, for example `{"text": "caption"}`.
+        report_templates: Whether rows with a label but no text get a report made from the label.
+        require_report: Whether a row without a report is an error.
+        check_files: Whether to look for every file at once; without it a missing one is told when it is read.
+        seed: Chooses the wording of template reports.
+        name: What keys begin with; the file's name by default.
+
+    Raises:
+        DataError: If the file, a column, a value or an image file is missing or wrong, or one patient is in two splits.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        split: str | None = None,
+        fallback: bool = False,
+        columns: Mapping[str, str] | None = None,
+        report_templates: bool = True,
+        require_report: bool = False,
+        check_files: bool = True,
+        seed: int = 0,
+        name: str | None = None,
+    ) -> None:
+        self.path = find_manifest(Path(path))
+        self.folder = self.path.parent
+        self.name = name or self.path.name
+        self.report_templates, self.seed = report_templates, seed
+        table = read_table(self.path, columns or {})
+        self._refuse_leaks(table)
+        self.splits = _count(table, "split")
+        self._prior = self._find_priors(table)
+        self._rows = self._choose(
+            table, split if self.splits or not fallback else None
+        )  # [len(self)] index of each sample's row in the file
+        self._columns = {name: table[name].combine_chunks() for name in table.column_names}
+        if len(self._rows) < table.num_rows:
+            self._columns = {name: column.take(pa.array(self._rows)) for name, column in self._columns.items()}
+        self._modalities = self._resolve_modalities()
+        self._told: set[str] = set()  # rows whose boxes were left out
+        self._refuse_nulls("image", "the image path is empty", "fill it in, or take the row out")
+        if require_report:
+            self._refuse_no_report()
+        if check_files:
+            self.check()
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one sample, pixels included.
+
+        Raises:
+            DataError: If the image, mask, gaze map or boxes can't be read; the message names file and row.
+        """
+        where = self.where(index)
+        image = self._read(index, "image", read_image)
+        height, width = image.shape[:2]
+        mask, gaze = self._read(index, "mask", read_mask), self._read(index, "gaze", read_gaze)
+        for what, values in (("mask", mask), ("gaze map", gaze)):
+            if values is not None and values.shape != (height, width):
+                got = f"the {what} has {values.shape[1]}x{values.shape[0]} pixels, the image {width}x{height}"
+                raise DataError(got, where=where, remedy=f"give a {what} of the image's size")
+        boxes = self._cell(index, "boxes")
+        stated = self._stated_size(index)
+        if boxes and stated and stated != (width, height):
+            got = f"the columns width and height say {stated[0]}x{stated[1]}, the image has {width}x{height} pixels"
+            raise DataError(got, where=where, remedy="give boxes, width and height in the pixels of the file")
+        sample = self._facts(index, (width, height) if boxes else None)
+        return dataclasses.replace(sample, image=image, mask=mask, gaze=gaze)
+
+    def facts(self, index: int) -> Sample:
+        """Give what is known of a sample without reading pixels: `image` is empty (0, 0), mask and gaze None.
+
+        Where there are boxes but no columns `width` and `height`, the image's header is read for its size.
+        """
+        size = None
+        if self._cell(index, "boxes"):
+            size = self._stated_size(index) or self._read(index, "image", image_size)
+        return self._facts(index, size)
+
+    def where(self, index: int) -> str:
+        """Name a sample's place for an error: `file:row`."""
+        return f"{self.path}:{self._rows[_within(index, len(self))] + 1}"
+
+    def check(self) -> None:
+        """Look for every image, mask and gaze file.
+
+        Raises:
+            DataError: At the first row whose file is missing, with the number of further ones.
+        """
+        root = str(self.folder)
+        for name in ("image", "mask", "gaze"):
+            column = self._columns.get(name)
+            if column is None:
+                continue
+            missing = [
+                index
+                for index, value in enumerate(column.to_pylist())
+                if value is not None and not os.path.exists(os.path.join(root, value))  # noqa: PTH110, PTH118 - 5x faster
+            ]
+            if missing:
+                others = f" (and of {len(missing) - 1} more rows)" if len(missing) > 1 else ""
+                what = f"the {name} file {column[missing[0]].as_py()!r}{others} does not exist"
+                remedy = "paths are relative to the manifest; correct them, or take the rows out"
+                raise DataError(what, where=self.where(missing[0]), remedy=remedy)
+
+    def _facts(self, index: int, size: tuple[int, int] | None) -> Sample:
+        """Gather a row's values; boxes become fractions of size (width, height)."""
+        index = _within(index, len(self))
+        cell = {name: column[index].as_py() for name, column in self._columns.items()}
+        row = int(self._rows[index]) + 1
+        labels = parse_labels(cell.get("label"))
+        modality = self._modalities.get(cell.get("modality"))
+        report, made = cell.get("text"), False
+        if report is None and labels is not None and self.report_templates:
+            part, view = cell.get("body_part"), cell.get("view")
+            report = report_from_labels(labels, modality=modality, body_part=part, view=view, seed=self.seed, row=row)
+            made = True
+        return Sample(
+            key=f"{self.name}:{row}",
+            image=np.zeros((0, 0), np.uint8),
+            report=report,
+            from_template=made,
+            modality=modality,
+            labels=labels,
+            boxes=self._boxes(cell.get("boxes"), size, index),
+            view=cell.get("view"),
+            offset_days=self._number(cell.get("offset_days"), "offset_days", index),
+            prior=self._prior_key(cell.get("prior"), index),
+            question=cell.get("question"),
+            answer=cell.get("answer"),
+            domain=cell.get("domain"),
+            patient=cell.get("patient_id"),
+            study=cell.get("study_id"),
+            source=cell.get("source"),
+        )
+
+    def _cell(self, index: int, name: str) -> str | None:
+        column = self._columns.get(name)
+        value: str | None = None if column is None else column[_within(index, len(self))].as_py()
+        return value
+
+    def _read(self, index: int, name: str, reader: Any) -> Any:
+        """Read the file a cell names; errors get the row in front."""
+        value = self._cell(index, name)
+        if value is None:
+            return None
+        try:
+            return reader(self.folder / value)
+        except DataError as error:
+            raise DataError(f"{name} {value}: {error.what}", where=self.where(index), remedy=error.remedy) from error
+
+    def _number(self, text: str | None, name: str, index: int) -> float | None:
+        """Parse a number; NaN is None.
+
+        Raises:
+            DataError: If it isn't a finite number.
+        """
+        try:
+            value = math.nan if text is None else float(text)
+        except ValueError:
+            value = math.inf
+        if math.isinf(value):
+            raise DataError(f"{name} {text!r} is not a number", where=self.where(index), remedy="correct or empty it")
+        return None if math.isnan(value) else value
+
+    def _stated_size(self, index: int) -> tuple[int, int] | None:
+        """Give the columns (width, height), if both are filled in."""
+        sides = [self._number(self._cell(index, name), name, index) for name in ("width", "height")]
+        return (int(sides[0]), int(sides[1])) if sides[0] and sides[1] else None
+
+    def _boxes(self, text: str | None, size: tuple[int, int] | None, index: int) -> tuple[Box, ...] | None:
+        """Place boxes in an image of size (width, height); None, once logged, where they can't belong to it."""
+        if text is None or size is None:
+            return None
+        where = self.where(index)
+        boxes = parse_boxes(text, size, where=where)
+        if any(min(b.x0, b.y0) < -_OVERHANG or max(b.x1, b.y1) > 1 + _OVERHANG for b in boxes):
+            if where not in self._told:
+                level = logging.INFO if self._told else logging.WARNING
+                _LOG.log(
+                    level, "%s: boxes reach beyond the %dx%d pixels; left out (more such rows: INFO)", where, *size
+                )
+            self._told.add(where)
+            return None
+        cut = (dataclasses.replace(b, **{side: min(max(getattr(b, side), 0.0), 1.0) for side in _SIDES}) for b in boxes)
+        return tuple(b for b in cut if b.x0 < b.x1 and b.y0 < b.y1)
+
+    def _find_priors(self, table: pa.Table) -> dict[str, int]:
+        """Find the row of each image that the column `prior` names (by its path)."""
+        if "prior" not in table.column_names:
+            return {}
+        named = pc.drop_null(pc.unique(table["prior"].combine_chunks()))
+        at = pc.index_in(named, value_set=table["image"].combine_chunks())
+        return {path: row + 1 for path, row in zip(named.to_pylist(), at.to_pylist(), strict=True) if row is not None}
+
+    def _prior_key(self, prior: str | None, index: int) -> str | None:
+        if prior is None:
+            return None
+        if prior not in self._prior:
+            what = f"the prior {prior!r} is no image of this manifest"
+            raise DataError(what, where=self.where(index), remedy="give its path as in the column 'image', or empty it")
+        return f"{self.name}:{self._prior[prior]}"
+
+    def _choose(self, table: pa.Table, split: str | None) -> NDArray[np.int64]:
+        """Choose the rows of a split.
+
+        Raises:
+            DataError: If the manifest doesn't have it.
+        """
+        if split is None:
+            return np.arange(table.num_rows, dtype=np.int64)
+        if split not in self.splits:
+            remedy = "ask for one of these, or for no split"
+            if not self.splits:
+                remedy = "fill in a column 'split' (train, val, test; by patient), or ask for no split"
+            there = ", ".join(f"{name} ({count} rows)" for name, count in self.splits.items()) or "none"
+            raise DataError(f"no split {split!r}; the manifest has: {there}", where=str(self.path), remedy=remedy)
+        matches = pc.equal(table["split"], split).combine_chunks()
+        return np.flatnonzero(matches.fill_null(False).to_numpy(zero_copy_only=False)).astype(np.int64)
+
+    def _refuse_leaks(self, table: pa.Table) -> None:
+        """Refuse one patient in two splits; the rows are named, the patient is not."""
+        if not {"split", "patient_id"} <= set(table.column_names):
+            return
+        known = table.select(["patient_id", "split"]).filter(pc.is_valid(table["patient_id"]))
+        counted = known.group_by("patient_id").aggregate([("split", "count_distinct")])
+        leaks = counted.filter(pc.greater(counted["split_count_distinct"], 1))
+        if leaks.num_rows == 0:
+            return
+        matches = pc.is_in(table["patient_id"], value_set=leaks["patient_id"].combine_chunks()).combine_chunks()
+        rows = np.flatnonzero(matches.to_numpy(zero_copy_only=False))
+        patients, splits = (table[name].take(pa.array(rows)).to_pylist() for name in ("patient_id", "split"))
+        first = next(at for at, name in enumerate(splits) if name is not None)
+        other = next(
+            at for at, (patient, name) in enumerate(zip(patients, splits, strict=True))
+            if patient == patients[first] and name not in (None, splits[first])
+        )  # fmt: skip
+        others = f" ({leaks.num_rows} such patients)" if leaks.num_rows > 1 else ""
+        what = (
+            f"the patient of row {rows[other] + 1} (split {splits[other]!r}) is also in row {rows[first] + 1} "
+            f"(split {splits[first]!r}){others}"
+        )
+        remedy = "put all of a patient's rows in one split, or map patient_id to a column that tells patients apart"
+        raise DataError(what, where=f"{self.path}:{rows[other] + 1}", remedy=remedy)
+
+    def _resolve_modalities(self) -> dict[str | None, str]:
+        """Give the library's name for each modality of the chosen rows."""
+        column = self._columns.get("modality")
+        if column is None:
+            return {}
+        names = [name for name in pc.unique(column).to_pylist() if name is not None]
+        return {name: resolve(name, where=self.where(pc.index(column, name).as_py())) for name in names}
+
+    def _refuse_nulls(self, name: str, what: str, remedy: str) -> None:
+        column = self._columns[name]
+        if column.null_count:
+            raise DataError(what, where=self.where(pc.index(pc.is_null(column), True).as_py()), remedy=remedy)
+
+    def _refuse_no_report(self) -> None:
+        """Refuse rows that neither have a text nor, where templates are on, a label."""
+        nothing = np.ones(len(self), np.bool_)
+        for name in ("text", "label") if self.report_templates else ("text",):
+            if name in self._columns:
+                nothing &= pc.is_null(self._columns[name]).to_numpy(zero_copy_only=False)
+        if nothing.any():
+            others = f" (and of {nothing.sum() - 1} more rows)" if nothing.sum() > 1 else ""
+            remedy = "write it in the column 'text', give a label with report templates on, or take the row out"
+            raise DataError(f"the report{others} is empty", where=self.where(int(nothing.argmax())), remedy=remedy)
+
+
+def parse_labels(text: str | None) -> tuple[str, ...] | None:
+    """Split the labels of a cell.
+
+    >>> parse_labels("edema; mass;edema"), parse_labels("No Finding"), parse_labels(None)
+    (('edema', 'mass'), (), None)
+    """
+    if text is None:
+        return None
+    labels = tuple(dict.fromkeys(filter(None, (label.strip() for label in text.split(";")))))
+    if not labels:
+        return None
+    return () if len(labels) == 1 and "_".join(labels[0].lower().split()) == NO_FINDING else labels
+
+
+def parse_boxes(text: str, size: tuple[int, int], *, where: str) -> tuple[Box, ...]:
+    """Parse the boxes of a cell.
+
+    Args:
+        text: JSON list of {"label", "xyxy": [x0, y0, x1, y1] in pixels, "phrase" (optional)}.
+        size: (width, height) of the image in pixels.
+        where: `file:row`, for the error.
+
+    Returns:
+        Boxes as fractions of the image, below 0 or above 1 where they reach beyond it.
+
+    Raises:
+        DataError: If the JSON or a box is wrong.
+    """
+    remedy = 'write [{"label": "mass", "xyxy": [x0, y0, x1, y1]}], in pixels, x0 < x1 and y0 < y1'
+    try:
+        rows = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"boxes are not valid JSON ({error})", where=where, remedy=remedy) from error
+    if not isinstance(rows, list):
+        raise DataError(f"boxes are a JSON {type(rows).__name__}, not a list", where=where, remedy=remedy)
+    boxes = []
+    for number, row in enumerate(rows, 1):
+        what, box = _box(row, size)
+        if box is None:
+            raise DataError(f"box {number} {what}", where=where, remedy=remedy)
+        boxes.append(box)
+    return tuple(boxes)
+
+
+def _box(row: Any, size: tuple[int, int]) -> tuple[str, Box | None]:
+    """Make a box of a JSON value, or say what is wrong with it."""
+    label, corners, phrase = (row.get(k) for k in ("label", "xyxy", "phrase")) if isinstance(row, dict) else (None,) * 3
+    if not isinstance(label, str) or not isinstance(phrase, str | None):
+        return "has no label or a phrase that isn't text", None
+    if not isinstance(corners, list) or len(corners) != 4 or not all(map(_is_number, corners)):
+        return f"has xyxy {corners!r}, not four numbers", None
+    x0, y0, x1, y1 = (float(c) / size[axis % 2] for axis, c in enumerate(corners))
+    if x0 >= x1 or y0 >= y1:
+        return f"has xyxy {corners!r}, corners in the wrong order or an empty area", None
+    return "", Box(label, x0, y0, x1, y1, phrase)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _count(table: pa.Table, name: str) -> dict[str, int]:
+    """Count the values of a column, blanks left out."""
+    if name not in table.column_names:
+        return {}
+    return dict(sorted(Counter(table[name].drop_null().to_pylist()).items()))
+
+
+def _within(index: int, count: int) -> int:
+    """Bring an index to 0..count - 1 as a list would.
+
+    Raises:
+        IndexError: If it lies outside.
+    """
+    if not -count <= index < count:
+        raise IndexError(f"sample {index} of {count}")
+    return int(index) % count

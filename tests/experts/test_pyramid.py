@@ -1,0 +1,107 @@
+"""The pyramid expert against its formula."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from medmoe.errors import ConfigError
+from medmoe.experts.pyramid import PyramidExpert
+from medmoe.types import Pyramid
+
+CHANNELS = (4, 6, 8, 10)
+
+
+def pyramid(batch: int = 2, size: int = 64, seed: int = 0) -> Pyramid:
+    generator = torch.Generator().manual_seed(seed)
+    return Pyramid(
+        tuple(
+            torch.randn(batch, c, size // 4 // 2**i, size // 4 // 2**i, generator=generator)
+            for i, c in enumerate(CHANNELS)
+        )
+    )
+
+
+@pytest.mark.parametrize("conv", ["dense", "separable"])
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_regions_have_the_width_and_grid_asked_for(conv, norm):
+    expert = PyramidExpert(CHANNELS, width=8, grid=6, conv=conv, norm=norm)
+    assert expert(pyramid()).shape == (2, 8, 6, 6)
+
+
+def test_scale_attention_sums_to_one_over_levels_at_every_location():
+    expert = PyramidExpert(CHANNELS, width=8, grid=5)
+    beta = expert.scale_attention(expert.features(pyramid()))
+    assert beta.shape == (2, 4, 5, 5)
+    torch.testing.assert_close(beta.sum(dim=1), torch.ones(2, 5, 5))
+
+
+def test_regions_are_the_levels_weighed_by_the_scale_attention():
+    expert = PyramidExpert(CHANNELS, width=8, grid=4, levels=(0, 2))
+    levels = pyramid()
+    features = expert.features(levels)
+    beta = expert.scale_attention(features)
+    by_hand = sum(beta[:, i, None] * features[:, i] for i in range(2))
+    torch.testing.assert_close(expert(levels), expert.out(by_hand))
+
+
+def test_projecting_before_resampling_equals_projecting_after():
+    expert = PyramidExpert(CHANNELS, width=8, grid=8, levels=(0, 3), layers=0)
+    levels = pyramid()
+    features = expert.features(levels)
+    fine = F.adaptive_avg_pool2d(expert.project[0](levels.levels[0]), 8)
+    coarse = expert.project[1](F.interpolate(levels.levels[3], size=(8, 8), mode="bilinear", align_corners=False))
+    torch.testing.assert_close(features[:, 0], fine, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(features[:, 1], coarse, atol=1e-5, rtol=1e-4)
+
+
+def test_interpolation_keeps_places_in_two_dimensions():
+    expert = PyramidExpert((1,), width=1, grid=8, levels=(0,), layers=0)
+    torch.nn.init.ones_(expert.project[0].weight)
+    torch.nn.init.zeros_(expert.project[0].bias)
+    image = torch.zeros(1, 1, 4, 4)
+    image[0, 0, 3, 0] = 1.0  # bottom left
+    grid = expert.features(Pyramid((image,)))[0, 0, 0]
+    row, column = divmod(int(grid.argmax()), 8)
+    assert row >= 6
+    assert column <= 1
+
+
+def test_kernel_one_keeps_a_region_blind_to_the_rest_of_the_image():
+    expert = PyramidExpert((2,), width=4, grid=4, levels=(0,), kernel=1, norm="batch").eval()
+    image = torch.randn(1, 2, 4, 4)
+    other = image.clone()
+    other[0, :, 3, 3] += 5.0
+    change = (expert(Pyramid((image,))) - expert(Pyramid((other,)))).abs().sum(dim=1)[0]
+    assert change[3, 3] > 0
+    assert change.sum() == change[3, 3]
+
+
+def test_an_expert_that_starts_at_zero_is_zero_but_can_learn():
+    expert = PyramidExpert(CHANNELS, width=8, grid=4, zero=True)
+    regions = expert(pyramid())
+    assert regions.abs().max() == 0
+    (regions - 1).square().sum().backward()
+    assert expert.out.weight.grad.abs().max() > 0
+
+
+def test_an_image_does_not_depend_on_its_group_with_group_norm():
+    expert = PyramidExpert(CHANNELS, width=8, grid=4)
+    levels = pyramid(batch=5)
+    alone = torch.cat([expert(Pyramid(tuple(x[i : i + 1] for x in levels.levels))) for i in range(5)])
+    torch.testing.assert_close(expert(levels), alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"levels": (4,)}, "expert levels (4,), allowed: 0 to 3"),
+        ({"levels": ()}, "at least one"),
+        ({"kernel": 2}, "expert kernel 2 is even"),
+        ({"conv": "densse"}, "did you mean 'dense'"),
+        ({"norm": "layer"}, "unknown norm 'layer'"),
+    ],
+)
+def test_wrong_options_say_what_is_allowed(options, message):
+    with pytest.raises(ConfigError) as error:
+        PyramidExpert(CHANNELS, **options)
+    assert message in str(error.value)

@@ -1,0 +1,220 @@
+"""Word heatmaps against boxes, with features planted where they belong."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from constructed import WIDTH, code, context, evidence, sample
+
+from medmoe.tasks.base import Evidence
+from medmoe.tasks.grounding import (
+    SIDE,
+    Grounding,
+    _other_images,
+    attention_heatmap,
+    dot_heatmap,
+    find_items,
+    inside,
+    peaks,
+    standardised,
+    upsample,
+)
+from medmoe.types import Box
+
+GRID = 8
+REPORT = "there is a nodule here"
+
+
+def cell_box(label: str, column: int, row: int, phrase: str | None = None) -> Box:
+    return Box(label, column / GRID, row / GRID, (column + 1) / GRID, (row + 1) / GRID, phrase)
+
+
+def planted(count: int = 12, *, modality: str = "xray", right: bool = True) -> Evidence:
+    """Give images whose region at the box (or far from it) holds the word."""
+    rng = np.random.default_rng(0)
+    regions = 0.01 * torch.randn(count, WIDTH, GRID, GRID, generator=torch.Generator().manual_seed(0))
+    samples = []
+    for i in range(count):
+        column, row = (int(v) for v in rng.integers(0, GRID, 2))
+        at = (column, row) if right else ((column + 4) % GRID, (row + 4) % GRID)
+        regions[i, :, at[1], at[0]] += 5 * code("nodule")
+        samples.append(sample(i, REPORT, modality, boxes=(cell_box("nodule", column, row),), patient=f"p{i // 2}"))
+    return evidence(samples, regions=regions)
+
+
+def test_a_planted_word_is_pointed_at_in_every_reading() -> None:
+    metrics = Grounding().evaluate(planted(), context()).metrics
+    for reading in ("", "attention_", "prompt_"):
+        assert metrics[f"{reading}pointing"].value == 1
+        assert metrics[f"{reading}pointing/xray"].n == 12
+        assert metrics[f"{reading}contrast"].value > 1
+
+
+def test_a_word_planted_elsewhere_never_hits_and_has_negative_contrast() -> None:
+    metrics = Grounding().evaluate(planted(right=False), context()).metrics
+    assert metrics["pointing"].value == 0
+    assert metrics["contrast"].value < 0
+
+
+def test_controls_are_the_dilated_area_the_centre_and_other_images() -> None:
+    controls = Grounding().evaluate(planted(40), context()).metrics["pointing"].controls
+    margin = 0.5 / GRID
+    boxes = [item.boxes for item in find_items(planted(40), context())[0]]
+    areas = [
+        np.prod([min(own[0, side + 2] + margin, 1) - max(own[0, side] - margin, 0) for side in (0, 1)]) for own in boxes
+    ]
+    assert controls["chance"] == pytest.approx(np.mean(areas), abs=0.002)
+    assert controls["shuffled"] == pytest.approx(controls["chance"], abs=0.04)
+    assert controls["shuffled"] < controls["shuffled_high"] < 0.3
+    assert 0 <= controls["centre"] < 0.3
+
+
+def test_random_heatmaps_lie_within_the_shuffled_bounds() -> None:
+    found = planted(60)
+    noise = torch.randn(found.regions.shape, generator=torch.Generator().manual_seed(5))
+    metric = Grounding().evaluate(replace(found, regions=noise), context()).metrics["pointing"]
+    assert metric.controls["shuffled_low"] <= metric.value <= metric.controls["shuffled_high"]
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, float("nan"), float("inf")])
+def test_flat_or_nan_heatmaps_miss_at_no_contrast(value: float) -> None:
+    found = planted()
+    flat = replace(found, regions=torch.full_like(found.regions, value))
+    for name, metric in Grounding().evaluate(flat, context()).metrics.items():
+        assert metric.value == 0, name
+
+
+def test_figures_are_averaged_over_modalities() -> None:
+    good, bad = planted(4), planted(8, modality="ct", right=False)
+    joined = evidence([*good.samples, *bad.samples], regions=torch.cat([good.regions, bad.regions]))
+    metrics = Grounding().evaluate(joined, context()).metrics
+    assert metrics["pointing/xray"].value == 1
+    assert metrics["pointing/ct"].value == 0
+    assert metrics["pointing"].value == 0.5
+    assert metrics["pointing"].n == 12
+
+
+def test_a_finding_with_several_boxes_counts_once_and_any_of_them_is_a_hit() -> None:
+    regions = 0.01 * torch.ones(1, WIDTH, GRID, GRID)
+    regions[0, :, 6, 6] += 5 * code("nodule")
+    boxes = (cell_box("nodule", 0, 0), cell_box("nodule", 6, 6))
+    result = Grounding().evaluate(evidence([sample(0, REPORT, boxes=boxes)], regions=regions), context())
+    assert result.metrics["pointing"].value == 1
+    assert result.metrics["pointing"].n == 1
+
+
+def test_the_phrase_of_a_box_is_looked_for_before_its_label() -> None:
+    boxes = (cell_box("effusion", 0, 0, "fluid here"), cell_box("nodule", 1, 1), cell_box("free_air", 2, 2))
+    report = "there is fluid here and a nodule and free air"
+    items, left_out = find_items(evidence([sample(0, report, boxes=boxes)]), context())
+    assert [(item.phrase, item.words) for item in items] == [
+        ("fluid here", (2, 3)),
+        ("nodule", (6,)),
+        ("free air", (8, 9)),
+    ]
+    assert left_out == {}
+
+
+def test_what_the_report_does_not_name_is_counted() -> None:
+    boxes = (cell_box("nodule", 0, 0), cell_box("mass", 1, 1))
+    samples = [sample(0, REPORT, boxes=boxes), sample(1, None, boxes=boxes), sample(2, REPORT, boxes=())]
+    result = Grounding().evaluate(evidence(samples), context())
+    assert result.details["left_out"] == {"findings not named in the report": 1, "images without a report": 1}
+    assert result.details["findings"] == {"xray/nodule": 1}
+    assert "shuffled" not in result.metrics["pointing"].controls
+
+
+def test_words_cut_off_from_a_long_report_are_not_asked_for() -> None:
+    found = planted(2)
+    cut = replace(found, word_mask=found.word_mask & (torch.arange(5) < 3), words=found.words)
+    result = Grounding().evaluate(cut, context())
+    assert not result.metrics
+    assert result.details["left_out"] == {"findings not named in the report": 2}
+
+
+def test_images_of_unknown_modality_are_a_group_of_their_own() -> None:
+    found = planted(3)
+    nameless = replace(found, samples=tuple(replace(own, modality=None) for own in found.samples))
+    result = Grounding().evaluate(nameless, context())
+    assert result.metrics["pointing/unknown"].n == 3
+    json.dumps(result.details)
+
+
+def test_without_boxes_the_task_is_skipped() -> None:
+    result = Grounding().evaluate(evidence([sample(0, REPORT)]), context())
+    assert not result.metrics
+    assert "boxes" in result.details["skipped"]
+
+
+def test_attention_matches_a_loop_from_the_formula() -> None:
+    generator = torch.Generator().manual_seed(3)
+    regions, words = torch.randn(5, 3, 3, generator=generator), torch.randn(6, 5, generator=generator)
+    mask = torch.tensor([True, True, False, True, True, False])
+    real = [i for i in range(6) if mask[i]]
+    expected = torch.zeros(9)
+    flat = regions.flatten(1)
+    for word in (1, 3):
+        share = torch.zeros(9)
+        for region in range(9):
+            total = sum(torch.exp(words[other] @ flat[:, region]) for other in real)
+            share[region] = torch.exp(words[word] @ flat[:, region]) / total
+        expected += torch.exp(4 * share) / torch.exp(4 * share).sum()
+    torch.testing.assert_close(attention_heatmap(regions, words, mask, (1, 3)), expected.view(3, 3))
+
+
+def test_dot_heatmaps_keep_rows_and_columns_apart() -> None:
+    regions = torch.zeros(2, 4, 4)
+    regions[:, 1, 3] = torch.tensor([2.0, 1.0])
+    heat = dot_heatmap(regions, torch.tensor([3.0, 1.0]))
+    assert heat[1, 3] == 7
+    x, y = peaks(upsample(heat[None]), 4)[0]
+    assert (x, y) == pytest.approx((3.5 / 4, 1.5 / 4))
+
+
+def test_level_maxima_point_at_their_middle_and_flat_maps_nowhere() -> None:
+    maps = np.zeros((2, SIDE, SIDE))
+    maps[0, 10:14, 20:24] = 1
+    points = peaks(maps, SIDE)
+    assert points[0] == pytest.approx((22 / SIDE, 12 / SIDE))
+    assert np.isnan(points[1]).all()
+
+
+def test_a_map_flat_but_for_rounding_is_flat() -> None:
+    heat = upsample(torch.full((1, 5, 5), 0.1) + 1e-9 * torch.randn(1, 5, 5))
+    assert np.isnan(peaks(heat, 5)).all()
+    assert not standardised(heat).any()
+
+
+def test_inside_marks_the_union_of_dilated_boxes() -> None:
+    boxes = np.array([[0.0, 0.0, 0.25, 0.5], [0.5, 0.5, 0.75, 1.0]])
+    assert inside(boxes, 0.0).mean() == pytest.approx(0.25)
+    assert inside(boxes, 0.125).mean() == pytest.approx(0.375 * 0.625 + 0.5 * 0.625)
+
+
+def test_a_box_smaller_than_a_point_still_has_a_contrast() -> None:
+    regions = torch.zeros(1, WIDTH, GRID, GRID)
+    regions[0, :, 2, 2] = code("nodule")
+    tiny = Box("nodule", 0.3126, 0.3126, 0.3127, 0.3127)
+    result = Grounding().evaluate(evidence([sample(0, REPORT, boxes=(tiny,))], regions=regions), context())
+    assert result.metrics["pointing"].value == 1
+    assert result.metrics["contrast"].value > 1
+
+
+def test_a_box_over_the_whole_image_has_no_contrast() -> None:
+    found = planted(2)
+    whole = tuple(replace(own, boxes=(Box("nodule", 0.0, 0.0, 1.0, 1.0),)) for own in found.samples)
+    assert Grounding().evaluate(replace(found, samples=whole), context()).metrics["contrast"].value == 0
+
+
+def test_shuffled_heatmaps_never_come_from_the_same_image() -> None:
+    rows = [3, 3, 4, 7, 7, 7]
+    orders = _other_images(rows, 50, np.random.default_rng(0))
+    assert all(rows[other] != rows[item] for order in orders for item, other in enumerate(order))
+    assert _other_images([3, 3], 5, np.random.default_rng(0)) == []
+
+
+def test_the_same_seed_gives_the_same_figures() -> None:
+    first, second = (Grounding().evaluate(planted(), context(seed=4)).metrics for _ in range(2))
+    assert first == second
