@@ -41,18 +41,18 @@ $(READY): pyproject.toml constraints.txt
 demo: $(DATA)/train.ready $(DATA)/test.ready ## Train, evaluate and report on phantoms (about ten minutes on two cores)
 	$(BIN)/medmoe train tiny --train-data $(DATA)/train --val-data $(DATA)/train --out $(OUT) --resume latest $(TRAIN_FLAGS)
 	$(BIN)/medmoe eval $(OUT) --data $(DATA)/test --split all --tasks $(TASKS) --json $(OUT)/summary.json
-	$(BIN)/medmoe report $(OUT)
 	@echo "Done: open $(OUT)/report.html; the figures are in $(OUT)/summary.json"
 
+# Training validates on its own folder's validation patients; evaluation also writes the report.
 # A phantom folder counts as there only once it is complete; an interrupted one is made again.
 $(DATA)/train.ready: | $(READY)
 	rm -rf $(DATA)/train
-	$(BIN)/medmoe data phantom --out $(DATA)/train --patients $(TRAIN_PATIENTS) --size $(SIZE) --seed 1
+	$(BIN)/medmoe data phantom --out $(DATA)/train --patients $(TRAIN_PATIENTS) --size $(SIZE) --seed 1 --workers 2
 	@touch $@
 
 $(DATA)/test.ready: | $(READY)
 	rm -rf $(DATA)/test
-	$(BIN)/medmoe data phantom --out $(DATA)/test --patients $(TEST_PATIENTS) --size $(SIZE) --seed 2
+	$(BIN)/medmoe data phantom --out $(DATA)/test --patients $(TEST_PATIENTS) --size $(SIZE) --seed 2 --workers 2
 	@touch $@
 
 test: $(READY) ## Run every test, with branch coverage and no network

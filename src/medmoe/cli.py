@@ -146,10 +146,10 @@ def train(
     config, parts = _with_init(_recipe(recipe, [*given, *settings]), init)
     if resume not in (None, "latest"):
         raise ConfigError(f"got {resume!r}, allowed: latest", where="--resume")
-    columns = _pairs(column, "--column")
+    columns, skip_bad = _pairs(column, "--column"), config.data.on_bad_sample == "skip"
     sources = (
-        _open(train_data, train_split, columns, usual="train"),
-        _open(val_data, val_split, columns, usual="val") if val_data else None,
+        _open(train_data, train_split, columns, usual="train", skip_bad=skip_bad),
+        _open(val_data, val_split, columns, usual="val", skip_bad=skip_bad) if val_data else None,
     )
     about = {"command": command_line(), "train_data": train_data, "val_data": val_data}
     run = RunFolder(out, resume=resume == "latest", about=about)
@@ -195,7 +195,7 @@ def evaluate_command(
         if name not in TASKS:
             raise ConfigError(unknown("task", name, TASKS), where="--tasks")
     loaded = load_model(model).to(_check_device(device))
-    source = _open(data, split, _pairs(column, "--column"))
+    source = _open(data, split, _pairs(column, "--column"), skip_bad=on_bad_sample == "skip")
     evidence = gather(
         loaded, source, batch_size=batch_size, workers=workers, on_bad_sample=on_bad_sample, device=device
     )
@@ -253,7 +253,7 @@ def embed(
     from medmoe.embed import write_embeddings
 
     loaded = load_model(model).to(_check_device(device))
-    source = _open(data, split, _pairs(column, "--column"))
+    source = _open(data, split, _pairs(column, "--column"), skip_bad=on_bad_sample == "skip")
     rows = write_embeddings(
         loaded, source, out, batch_size=batch_size, workers=workers, on_bad_sample=on_bad_sample, device=device
     )
@@ -330,15 +330,25 @@ def _with_init(config: Any, init: list[str]) -> tuple[Any, dict[str, str]]:
     return adopt(config, parts), parts
 
 
-def _open(spec: str, split: str | None, columns: dict[str, str], *, usual: str | None = None) -> Any:
-    """Open a source; without a split, take the usual one of a manifest that has splits."""
+def _open(
+    spec: str, split: str | None, columns: dict[str, str], *, usual: str | None = None, skip_bad: bool = False
+) -> Any:
+    """Open a source; without a split, take the usual one of a manifest that has splits.
+
+    No task or objective reads masks or gaze maps yet, so they stay unread.
+    """
     from medmoe.data.sources.concat import open_source
 
-    if split is None and usual is not None:
-        everything = open_source(spec, columns=columns, check_files=False)
-        parts = getattr(everything, "sources", (everything,))
-        split = usual if any(getattr(part, "splits", None) for part in parts) else "all"
-    return open_source(spec, split=None if split == "all" else split, columns=columns)
+    wanted = split or usual
+    return open_source(
+        spec,
+        split=None if wanted == "all" else wanted,
+        fallback=split is None,
+        columns=columns,
+        check_files=not skip_bad,
+        maps=False,
+    )
+
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from medmoe.tasks.grounding import (
     SIDE,
     Grounding,
     _other_images,
-    attention_heatmap,
-    dot_heatmap,
+    attention_heatmaps,
+    dot_heatmaps,
     find_items,
     inside,
     peaks,
@@ -161,15 +161,17 @@ def test_attention_matches_a_loop_from_the_formula() -> None:
             total = sum(torch.exp(words[other] @ flat[:, region]) for other in real)
             share[region] = torch.exp(words[word] @ flat[:, region]) / total
         expected += torch.exp(4 * share) / torch.exp(4 * share).sum()
-    torch.testing.assert_close(attention_heatmap(regions, words, mask, (1, 3)), expected.view(3, 3))
+    chosen = torch.tensor([False, True, False, True, False, False])
+    found = attention_heatmaps(regions[None], words[None], mask[None], chosen[None])
+    torch.testing.assert_close(found[0], expected.view(3, 3))
 
 
 def test_dot_heatmaps_keep_rows_and_columns_apart() -> None:
     regions = torch.zeros(2, 4, 4)
     regions[:, 1, 3] = torch.tensor([2.0, 1.0])
-    heat = dot_heatmap(regions, torch.tensor([3.0, 1.0]))
-    assert heat[1, 3] == 7
-    x, y = peaks(upsample(heat[None]), 4)[0]
+    heat = dot_heatmaps(regions[None], torch.tensor([[3.0, 1.0]]))
+    assert heat[0, 1, 3] == 7
+    x, y = peaks(upsample(heat), 4)[0]
     assert (x, y) == pytest.approx((3.5 / 4, 1.5 / 4))
 
 

@@ -110,6 +110,16 @@ def test_a_split_without_any_report_has_no_words() -> None:
     assert "skipped" in results["details"]["zeroshot_retrieval"]
 
 
+def test_an_encoder_that_is_no_module_is_collected_too() -> None:
+    class Plain:
+        def __init__(self) -> None:
+            own = Tiny().eval()
+            self.modalities, self.logit_scale = own.modalities, own.logit_scale
+            self.encode_image, self.encode_text = own.encode_image, own.encode_text
+
+    assert len(collect(Plain(), [batch(["one"])])) == 1
+
+
 def test_an_empty_loader_or_batches_without_samples_are_refused() -> None:
     with pytest.raises(ValueError, match="no batch"):
         collect(Tiny(), [])

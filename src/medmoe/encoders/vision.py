@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medmoe.encoders.pretrained import LoadReport, load_matching
 from medmoe.errors import ModelError, unknown
+from medmoe.layers import NORMS
 from medmoe.types import Pyramid
-
-
-def _group_norm(channels: int) -> nn.Module:
-    return nn.GroupNorm(math.gcd(channels, max(1, channels // 16)), channels)
-
-
-NORMS: dict[str, Callable[[int], nn.Module]] = {"group": _group_norm, "batch": nn.BatchNorm2d}
 
 
 class Residual(nn.Module):
@@ -43,6 +37,9 @@ class TinyPyramid(nn.Module):
     is given for each level. The finest two levels see little of the image (15 and 19 pixels by default), so that what
     a word matches there lies where the word's finding lies. GroupNorm's statistics are the one thing that reaches
     further: a mean and a variance a group, the same at every place.
+
+    Beside the pixels it is given each pixel's place (coordinate channels, Liu et al., 2018,
+    https://arxiv.org/abs/1807.03247): reports say left and upper, and a small receptive field can't know where it is.
 
     Args:
         channels: Channels of each level; as many levels as entries.
@@ -80,23 +77,31 @@ class TinyPyramid(nn.Module):
         self.receptive_fields = _receptive_fields(depths, kernels)
         self.stages = nn.ModuleList()
         for level, (width, blocks, kernel) in enumerate(zip(channels, depths, kernels, strict=True)):
-            entry = _stem(width, NORMS[norm]) if level == 0 else _merge(channels[level - 1], width, NORMS[norm])
+            entry = _stem(3 + 2, width, NORMS[norm]) if level == 0 else _merge(channels[level - 1], width, NORMS[norm])
             self.stages.append(nn.Sequential(*entry, *(Residual(width, kernel, NORMS[norm]) for _ in range(blocks))))
 
     def forward(self, image: Tensor) -> Pyramid:
         """Compute the pyramid of [B, 3, H, W] images; H and W are multiples of the last stride."""
         levels: list[Tensor] = []
-        x = image
+        x = torch.cat([image, _places(image)], dim=1)  # [B, 3 + 2, H, W]
         for stage in self.stages:
             x = stage(x)  # [B, C_l, H/2^(l+2), W/2^(l+2)]
             levels.append(x)
         return Pyramid(tuple(levels))
 
 
-def _stem(width: int, norm: Callable[[int], nn.Module]) -> list[nn.Module]:
+def _places(image: Tensor) -> Tensor:
+    """Give each pixel's row and column in [-1, 1], [B, 2, H, W]."""
+    batch, _, height, width = image.shape
+    row = torch.linspace(-1, 1, height, device=image.device, dtype=image.dtype)[:, None].expand(height, width)
+    column = torch.linspace(-1, 1, width, device=image.device, dtype=image.dtype)[None, :].expand(height, width)
+    return torch.stack([row, column]).expand(batch, 2, height, width)
+
+
+def _stem(inputs: int, width: int, norm: Callable[[int], nn.Module]) -> list[nn.Module]:
     half = max(1, width // 2)
     return [
-        nn.Conv2d(3, half, 3, stride=2, padding=1, bias=False),
+        nn.Conv2d(inputs, half, 3, stride=2, padding=1, bias=False),
         norm(half),
         nn.ReLU(inplace=True),
         nn.Conv2d(half, width, 3, stride=2, padding=1, bias=False),

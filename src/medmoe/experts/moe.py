@@ -76,12 +76,13 @@ class MixtureOfExperts(nn.Module):
         order = chosen.flatten().argsort(stable=True)  # assignments, grouped by expert
         rows = order // k
         sizes = torch.bincount(chosen.flatten(), minlength=len(self.special)).tolist()
-        outputs, start = [], 0
-        for expert, size in zip(self.special, sizes, strict=True):
-            if size:
-                whole = k == 1 and size == images  # then the stable sort left the order alone
-                outputs.append(expert(pyramid if whole else _take(pyramid, rows[start : start + size])))
-            start += size
+        alone = max(sizes) == images and k == 1  # one expert for all: the stable sort left the order alone
+        # one gather for all experts, then views: its gradient is one scatter
+        levels = pyramid.levels if alone else tuple(level.index_select(0, rows) for level in pyramid.levels)
+        groups = zip(*(level.split(sizes) for level in levels), strict=True)
+        outputs = [
+            expert(Pyramid(group)) for expert, group, size in zip(self.special, groups, sizes, strict=True) if size
+        ]
         stacked = torch.cat(outputs)  # [B·k, D, G, G]
         weight = routing.weight.flatten()[order].to(stacked.dtype)
         if k == 1:
@@ -89,6 +90,3 @@ class MixtureOfExperts(nn.Module):
         regions = stacked.new_zeros(images, *stacked.shape[1:])
         return regions.index_add(0, rows, stacked * weight[:, None, None, None])
 
-
-def _take(pyramid: Pyramid, rows: Tensor) -> Pyramid:
-    return Pyramid(tuple(level[rows] for level in pyramid.levels))

@@ -61,7 +61,7 @@ def word_region_similarity(
     grid = regions.to(wide).flatten(2)  # [Bi, D, M]
     real = words.to(wide).masked_fill(~word_mask[:, :, None], 0.0)  # [Bj, N, D]
     keep_gradient = torch.is_grad_enabled() and (grid.requires_grad or real.requires_grad)
-    similarity: Tensor = TiledSimilarity.apply(  # type: ignore[no-untyped-call]
+    similarity: Tensor = TiledSimilarity.apply(
         grid, real, word_mask, (tau_attention, tau_aggregate), chunk, keep_gradient
     )
     return similarity

@@ -83,10 +83,9 @@ class TiledSimilarity(torch.autograd.Function):
             for group in groups:
                 for rows in _rows(len(grid), group.images):
                     room = _room(scratch, len(grid[rows]), group, grid.shape[2], fresh=keep)
-                    part, tile = _work_out(grid[rows], _at(gram, rows), group, taus, room, keep)
-                    similarity[rows, group.index] = part
-                    if tile is not None:
-                        tiles.append(tile)
+                    attention = _attend(grid[rows], _at(gram, rows), group, taus[0], room)
+                    similarity[rows, group.index], tile = _similarity(grid[rows], group, attention, taus, keep=keep)
+                    tiles.extend(tile)
         ctx.save_for_backward(grid, words, gram, *(tensor for tile in tiles for tensor in tile))
         ctx.groups, ctx.taus = groups, taus
         return similarity
@@ -106,7 +105,10 @@ class TiledSimilarity(torch.autograd.Function):
                 d_group = torch.zeros_like(group.words)
                 for rows in _rows(len(grid), group.images):
                     room = _room(scratch, len(grid[rows]), group, grid.shape[2], fresh=False)
-                    tile = next(tiles, None) or _work_out(grid[rows], _at(gram, rows), group, ctx.taus, room, True)[1]
+                    tile = next(tiles, None)
+                    if tile is None:
+                        attention = _attend(grid[rows], _at(gram, rows), group, ctx.taus[0], room)
+                        (tile,) = _similarity(grid[rows], group, attention, ctx.taus, keep=True)[1]
                     weight = grad[rows, group.index].repeat_interleave(group.inverse.shape[1], dim=1)  # [I, R·n]
                     _pull_back(
                         tile, weight, grid[rows], group.words, room[0], (d_grid[rows], d_group, _at(d_gram, rows))
@@ -117,23 +119,37 @@ class TiledSimilarity(torch.autograd.Function):
         return d_grid, d_words, None, None, None, None
 
 
-def _work_out(
-    grid: Tensor,
-    gram: Tensor | None,
-    group: _Group,
-    taus: tuple[float, float],
-    room: Room,
-    keep_gradient: bool,
-) -> tuple[Tensor, _Tile | None]:
-    """The similarities [I, R] of I images with a group's reports, and what their gradient needs.
+class _Attention(NamedTuple):
+    """I images attended to by R reports, on the way to a similarity or its gradient.
+
+    Attributes:
+        score: [I, R·n, M] t · v.
+        share: [I, R·n, M] softmax of that over the words of a report.
+        heat: [I, R·n, M] softmax of τ1 · share over regions.
+        reach: [I, R·n, M] in Gram form heat VᵀV; to be overwritten otherwise.
+        context: [I, R·n, D] c = heat Vᵀ, or None in Gram form.
+        product: [I, R·n] t · c.
+        square: [I, R·n] |c|².
+    """
+
+    score: Tensor
+    share: Tensor
+    heat: Tensor
+    reach: Tensor
+    context: Tensor | None
+    product: Tensor
+    square: Tensor
+
+
+def _attend(grid: Tensor, gram: Tensor | None, group: _Group, tau: float, room: Room) -> _Attention:
+    """Let the reports of a group attend to I images.
 
     Args:
         grid: [I, D, M] regions.
         gram: [I, M, M] their Gram matrices, or None to go through contexts.
         group: The reports.
-        taus: τ1, τ2.
-        room: Four tensors [I, R·n, M] to work in, the last two of which end up in the tile.
-        keep_gradient: Whether to make a tile.
+        tau: τ1.
+        room: Four tensors [I, R·n, M] to work in.
     """
     score, share, heat, reach = room
     shape = (len(grid), *group.inverse.shape, grid.shape[2])  # [I, R, n, M]
@@ -141,24 +157,30 @@ def _work_out(
     if group.mask is not None:
         score.view(shape).masked_fill_(~group.mask[:, :, None], NEVER)
     torch.softmax(score.view(shape), dim=2, out=share.view(shape))
-    torch.softmax(torch.mul(share, taus[0], out=reach), dim=2, out=heat)
-    product = torch.mul(heat, score, out=reach).sum(2)  # [I, R·n] t · c
-    context = None
+    torch.softmax(torch.mul(share, tau, out=reach), dim=2, out=heat)
+    product = torch.mul(heat, score, out=reach).sum(2)
     if gram is None:
-        context = torch.bmm(heat, grid.transpose(1, 2))  # [I, R·n, D]
-        square = context.square().sum(2)  # [I, R·n] |c|²
-        if keep_gradient:
-            torch.bmm(context, grid, out=reach)  # heat VᵀV
-    else:
-        torch.bmm(heat, gram, out=reach)
-        square = (heat * reach).sum(2)
+        context = torch.bmm(heat, grid.transpose(1, 2))
+        return _Attention(score, share, heat, reach, context, product, context.square().sum(2))
+    torch.bmm(heat, gram, out=reach)
+    return _Attention(score, share, heat, reach, None, product, (heat * reach).sum(2))
+
+
+def _similarity(
+    grid: Tensor, group: _Group, attention: _Attention, taus: tuple[float, float], *, keep: bool
+) -> tuple[Tensor, tuple[_Tile, ...]]:
+    """The similarities [I, R] that an attention comes to and, to `keep`, what the backward pass needs."""
+    score, share, heat, reach, context, product, square = attention
+    shape = (len(grid), *group.inverse.shape, grid.shape[2])  # [I, R, n, M]
     usable = square > EPS**2
     square = torch.where(usable, square, 1.0)
-    inverse = torch.where(usable, square.rsqrt() * group.inverse.view(-1), 0.0)  # 1 / |t||c|
+    inverse = torch.where(usable, square.rsqrt() * group.inverse.view(-1), 0.0)  # [I, R·n] 1 / |t||c|
     cosine = product * inverse
     similarity, weight = _aggregate(cosine.view(shape[:3]), group.mask, taus[1])
-    if not keep_gradient:
-        return similarity, None
+    if not keep:
+        return similarity, ()
+    if context is not None:
+        torch.bmm(context, grid, out=reach)  # heat VᵀV
     d_cosine = weight.view_as(cosine)
     d_product, d_length = d_cosine * inverse, -d_cosine * cosine
     pull = d_length / square
@@ -167,7 +189,7 @@ def _work_out(
     by_word = slope.mul_(share).view(shape)  # slope was by share; now by t · v, less the mean over words
     by_word.addcmul_(share.view(shape), by_word.sum(2, keepdim=True), value=-1.0)
     slope.addcmul_(heat, d_product[:, :, None])
-    return similarity, _Tile(slope, heat, pull, d_length * group.inverse.view(-1).square(), context)
+    return similarity, (_Tile(slope, heat, pull, d_length * group.inverse.view(-1).square(), context),)
 
 
 def _aggregate(cosine: Tensor, mask: Tensor | None, tau: float) -> tuple[Tensor, Tensor]:
@@ -237,12 +259,10 @@ def _groups(words: Tensor, word_mask: Tensor, regions: int, chunk: int | None) -
 
     On an accelerator lengths are not looked at (that would wait for the device): chunks are in batch order.
     """
-    total, most = word_mask.shape
+    total = len(word_mask)
     on_cpu = words.device.type == "cpu"
     limit = total if chunk is None else min(chunk, total)
-    lengths = [most] * total
-    if on_cpu:
-        lengths = (word_mask * torch.arange(1, most + 1)).amax(1).tolist() if most else [0] * total
+    lengths = _lengths(word_mask)
     parts: list[list[int]] = []
     for place in sorted((j for j in range(total) if lengths[j]), key=lengths.__getitem__):
         room = min(limit, max(1, TILE // (lengths[place] * regions))) if on_cpu else limit
@@ -254,12 +274,21 @@ def _groups(words: Tensor, word_mask: Tensor, regions: int, chunk: int | None) -
     inverse = torch.where(inverse > EPS, 1.0 / inverse, 0.0)  # [B, N]
     for part in parts:
         index, count = torch.tensor(part, device=words.device), lengths[part[-1]]
-        mask: Tensor | None = word_mask[index, :count]
-        if on_cpu and bool(mask.all()):
-            mask = None
+        mask = word_mask[index, :count]
+        padded = not on_cpu or not bool(mask.all())
         images = max(1, TILE // (len(part) * count * regions)) if on_cpu else 1 << 30
-        groups.append(_Group(index, words[index, :count].flatten(0, 1), inverse[index, :count], mask, images))
+        packed = words[index, :count].flatten(0, 1)
+        groups.append(_Group(index, packed, inverse[index, :count], mask if padded else None, images))
     return groups
+
+
+def _lengths(word_mask: Tensor) -> list[int]:
+    """How far each report's words go; on an accelerator, how far they may go."""
+    total, most = word_mask.shape
+    if not most or word_mask.device.type != "cpu":
+        return [most] * total
+    reach: list[int] = (word_mask * torch.arange(1, most + 1)).amax(1).tolist()
+    return reach
 
 
 def _rows(total: int, step: int) -> list[slice]:

@@ -22,6 +22,8 @@ from medmoe.types import Box, Sample
 
 # Side of the grid that heatmaps are upsampled to and points are taken from.
 SIDE = 64
+# Items whose heatmaps are computed at a time.
+_BLOCK = 64
 _CENTRES: Floats = (np.arange(SIDE) + 0.5) / SIDE
 
 
@@ -88,19 +90,28 @@ class Grounding:
 
     def _heatmaps(self, items: Sequence[Item], evidence: Evidence, context: Context) -> dict[str, Floats]:
         """Compute [items, SIDE, SIDE] for each way of reading, by its prefix."""
-        phrases = list(dict.fromkeys(item.phrase for item in items))
-        prompts = context.encode_text(phrases)
+        phrases = {phrase: place for place, phrase in enumerate(dict.fromkeys(item.phrase for item in items))}
+        prompts = context.encode_text(list(phrases))
         alone = (prompts.words.float() * prompts.word_mask[:, :, None]).sum(dim=1)  # [phrases, D]
-        maps: dict[str, list[Tensor]] = {"": [], "attention_": [], "prompt_": []}
-        for item in items:
-            regions = evidence.regions[item.row].float()
-            words, mask = evidence.words[item.row].float(), evidence.word_mask[item.row]
-            maps[""].append(dot_heatmap(regions, words[list(item.words)].sum(dim=0)))
-            maps["attention_"].append(
-                attention_heatmap(regions, words, mask, item.words, tau_attention=self.tau_attention)
+        maps: dict[str, list[Floats]] = {"": [], "attention_": [], "prompt_": []}
+        for start in range(0, len(items), _BLOCK):
+            block = items[start : start + _BLOCK]
+            rows = torch.tensor([item.row for item in block])
+            regions, words, mask = (
+                evidence.regions[rows].float(),
+                evidence.words[rows].float(),
+                evidence.word_mask[rows],
             )
-            maps["prompt_"].append(dot_heatmap(regions, alone[phrases.index(item.phrase)]))
-        return {reading: upsample(torch.stack(every)) for reading, every in maps.items()}
+            chosen = torch.zeros_like(mask)
+            for place, item in enumerate(block):
+                chosen[place, list(item.words)] = True
+            queries = (words * chosen[:, :, None]).sum(dim=1)  # [n, D]
+            attention = attention_heatmaps(regions, words, mask, chosen, tau_attention=self.tau_attention)
+            maps[""].append(upsample(dot_heatmaps(regions, queries)))
+            maps["attention_"].append(upsample(attention))
+            own = alone[[phrases[item.phrase] for item in block]]
+            maps["prompt_"].append(upsample(dot_heatmaps(regions, own)))
+        return {reading: np.concatenate(every) for reading, every in maps.items()}
 
     def _group(
         self,
@@ -115,21 +126,22 @@ class Grounding:
         seed = [context.seed, 20_000 + stream]
         resampler = Resampler(evidence.patients(rows), resamples=context.resamples, seed=[*seed, 0])
         orders = _other_images(rows, self.shuffles, np.random.default_rng([*seed, 1]))
+        corners = _corners(items)
         wide = np.stack([inside(item.boxes, margin) for item in items])  # [items, SIDE, SIDE]
         controls = {
             "chance": float(wide.mean()),
-            "centre": float(_within(np.full((len(items), 2), 0.5), items, margin).mean()),
+            "centre": float(_within(np.full((len(items), 2), 0.5), corners, margin).mean()),
         }
         target = np.stack([_target(item.boxes, mask, margin) for item, mask in zip(items, wide, strict=True)])
         figures: dict[str, Figure] = {}
         for reading, maps in heat.items():
             points = peaks(maps, evidence.regions.shape[-1])
-            hit = _within(points, items, margin)
-            lost = np.array([_within(points[order], items, margin) for order in orders]).reshape(-1, len(items))
+            hit = _within(points, corners, margin)
+            lost = np.stack([_within(points[order], corners, margin) for order in orders]) if orders else None
             figures[f"{reading}pointing"] = _figure(hit, lost, resampler, controls)
             unit = standardised(maps)
             contrast = _contrast(unit, target)
-            mixed = np.array([_contrast(unit[order], target) for order in orders]).reshape(-1, len(items))
+            mixed = np.stack([_contrast(unit[order], target) for order in orders]) if orders else None
             figures[f"{reading}contrast"] = _figure(contrast, mixed, resampler, {"chance": 0.0})
         return figures
 
@@ -164,31 +176,30 @@ def _item(row: int, sample: Sample, label: str, boxes: list[Box], count: int, co
     return None
 
 
-def dot_heatmap(regions: Tensor, query: Tensor) -> Tensor:
-    """Give the raw dot product of a query [D] with each region of [D, G, G]: [G, G]."""
-    return torch.einsum("d,dgh->gh", query, regions)
+def dot_heatmaps(regions: Tensor, queries: Tensor) -> Tensor:
+    """Give the raw dot product of each query [n, D] with each region of its image [n, D, G, G]: [n, G, G]."""
+    return torch.einsum("nd,ndgh->ngh", queries, regions)
 
 
-def attention_heatmap(
-    regions: Tensor, words: Tensor, word_mask: Tensor, chosen: Sequence[int], *, tau_attention: float = 4.0
+def attention_heatmaps(
+    regions: Tensor, words: Tensor, word_mask: Tensor, chosen: Tensor, *, tau_attention: float = 4.0
 ) -> Tensor:
     """Give the attention of chosen words as the local loss computes it (Huang et al., 2021), summed.
 
     Args:
-        regions: [D, G, G].
-        words: [N, D] all words of the report.
-        word_mask: [N] bool.
-        chosen: Indices of the words asked for.
+        regions: [n, D, G, G].
+        words: [n, N, D] all words of each report.
+        word_mask: [n, N] bool.
+        chosen: [n, N] bool, the words asked for.
         tau_attention: Sharpness of the softmax over regions.
 
     Returns:
-        [G, G]; each word's attention sums to 1.
+        [n, G, G]; each word's attention sums to 1.
     """
-    score = torch.einsum("nd,dgh->ngh", words[word_mask], regions)
-    place = (torch.cumsum(word_mask, dim=0) - 1)[list(chosen)]
-    share = torch.softmax(score, dim=0)
-    heat = torch.softmax(tau_attention * share.flatten(1), dim=1).view_as(score)
-    return heat[place].sum(dim=0)
+    grid = regions.flatten(2)  # [n, D, M]
+    score = (words @ grid).masked_fill(~word_mask[:, :, None], float("-inf"))  # [n, N, M]
+    heat = torch.softmax(tau_attention * torch.softmax(score, dim=1), dim=2)
+    return (heat * chosen[:, :, None]).sum(dim=1).view(len(regions), *regions.shape[2:])
 
 
 def upsample(heat: Tensor) -> Floats:
@@ -249,13 +260,30 @@ def _target(boxes: Floats, wide: NDArray[np.bool_], margin: float) -> NDArray[np
     return exact if exact.sum() else wide
 
 
-def _within(points: Floats, items: Sequence[Item], margin: float) -> Floats:
-    """Tell which points [n, 2] lie in a dilated box of their item: [n] of 0.0 and 1.0; NaN is outside."""
-    held = [
-        ((x >= own[:, 0] - margin) & (x <= own[:, 2] + margin) & (y >= own[:, 1] - margin) & (y <= own[:, 3] + margin))
-        for (x, y), own in zip(points, (item.boxes for item in items), strict=True)
-    ]
-    return np.array([bool(own.any()) for own in held], dtype=np.float64)
+def _within(points: Floats, corners: Floats, margin: float) -> Floats:
+    """Tell which points lie in a dilated box of their item; a NaN point or box holds nothing.
+
+    Args:
+        points: [..., n, 2] x, y.
+        corners: [n, b, 4] boxes, padded with NaN.
+        margin: Dilation.
+
+    Returns:
+        [..., n] of 0.0 and 1.0.
+    """
+    x, y = points[..., 0, None], points[..., 1, None]  # [..., n, 1]
+    x0, y0, x1, y1 = (corners[..., side] for side in range(4))  # [n, b]
+    held = (x >= x0 - margin) & (x <= x1 + margin) & (y >= y0 - margin) & (y <= y1 + margin)
+    within: Floats = np.logical_or.reduce(held, axis=-1).astype(np.float64)
+    return within
+
+
+def _corners(items: Sequence[Item]) -> Floats:
+    """Stack boxes: [n, b, 4], padded with NaN to the most of an item."""
+    stacked = np.full((len(items), max(len(item.boxes) for item in items), 4), np.nan)
+    for place, item in enumerate(items):
+        stacked[place, : len(item.boxes)] = item.boxes
+    return stacked
 
 
 def _contrast(unit: Floats, target: NDArray[np.bool_]) -> Floats:
@@ -267,16 +295,15 @@ def _contrast(unit: Floats, target: NDArray[np.bool_]) -> Floats:
     return np.where(usable, within / np.maximum(area, 1) - (total - within) / np.maximum(rest, 1), 0.0)
 
 
-def _figure(values: Floats, shuffled: Floats, resampler: Resampler, controls: dict[str, float]) -> Figure:
-    """Average values [n]; `shuffled` is [S, n], empty where there was nothing to shuffle with."""
-    some = len(shuffled) > 0
+def _figure(values: Floats, shuffled: Floats | None, resampler: Resampler, controls: dict[str, float]) -> Figure:
+    """Average values [n]; `shuffled` is [S, n], or None where there was nothing to shuffle with."""
     return Figure(
         value=float(values.mean()),
         draws=resampler.means(values),
         n=len(values),
         controls=controls,
-        shuffled=shuffled.mean(axis=1) if some else None,
-        shuffled_draws=resampler.means(shuffled[0]) if some else None,
+        shuffled=None if shuffled is None else shuffled.mean(axis=1),
+        shuffled_draws=None if shuffled is None else resampler.means(shuffled[0]),
     )
 
 

@@ -6,7 +6,6 @@ import csv
 import json
 import logging
 import os
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -182,11 +181,6 @@ def test_a_byte_order_mark_is_no_part_of_a_name(folder):
     assert ManifestSource(path)[0].report == "Words."
     (folder / "manifest.jsonl").write_text('{"image": "a.png"}', encoding="utf-8-sig")
     assert len(ManifestSource(folder / "manifest.jsonl")) == 1
-
-
-def test_a_source_can_be_sent_to_a_worker(folder):
-    source = ManifestSource(write(folder, ROWS), split="train")
-    assert pickle.loads(pickle.dumps(source))[1].key == source[1].key
 
 
 def test_indices_count_from_the_end_and_stop(folder):

@@ -9,6 +9,10 @@ import pytest
 
 from medmoe.data.sources.base import Source
 from medmoe.data.sources.phantom import FINDINGS, PhantomSource
+from medmoe.data.sources.phantom_anatomy import ANATOMY, SECTOR, Scene, polar
+from medmoe.data.sources.phantom_canvas import canvas
+from medmoe.data.sources.phantom_case import plan
+from medmoe.data.sources.phantom_findings import KINDS, cover
 from medmoe.errors import DataError
 from medmoe.modalities import SIX
 
@@ -103,13 +107,13 @@ def test_colour_is_rgb_and_grey_is_two_dimensional(samples, modality):
 def test_modalities_and_findings_are_balanced(samples):
     first = [s for s in samples if s.prior is None]
     assert {m: sum(s.modality == m for s in first) for m in SIX} == dict.fromkeys(SIX, PATIENTS // 6)
-    many = PhantomSource(1800, size=32, seed=1)
+    many = PhantomSource(1200, size=32, seed=1)
     facts = [f for f in (many.facts(i) for i in range(len(many))) if f.prior is None]
     count = np.bincount([len(f.labels) for f in facts]) / len(facts)
-    assert np.allclose(count, [0.10, 0.60, 0.30], atol=0.03)
+    assert np.allclose(count, [0.10, 0.60, 0.30], atol=0.035)
     for modality, names in FINDINGS.items():
         share = [sum(name in f.labels for f in facts if f.modality == modality) for name in names]
-        assert min(share) > 0.7 * np.mean(share)
+        assert min(share) > 0.65 * np.mean(share)
 
 
 @pytest.mark.parametrize("modality", SIX)
@@ -145,7 +149,7 @@ def test_labels_boxes_and_mask_agree(samples):
 
 @pytest.mark.parametrize("size", [32, 64])
 def test_findings_are_from_a_few_pixels_to_half_the_image(size):
-    source = PhantomSource(900, size=size, seed=2)
+    source = PhantomSource(500, size=size, seed=2)
     sides = [max(b.x1 - b.x0, b.y1 - b.y0) for i in range(len(source)) for b in source.facts(i).boxes]
     assert min(sides) * 64 >= 3.9
     assert 0.4 < max(sides) < 0.75
@@ -159,16 +163,34 @@ def test_findings_lie_all_over_the_image(samples):
         assert (centres.std(0) > 0.09).all()
 
 
-def test_a_finding_changes_the_pixels_of_its_mask(samples):
-    """Where a follow-up shows a new finding, the image differs there more than elsewhere."""
-    ratios = []
-    for first, later in zip(samples[:-1], samples[1:], strict=True):
-        if later.prior == first.key and first.labels == () and first.modality in {"xray", "ct", "pathology", "fundus"}:
-            apart = np.abs(first.image.astype(float) - later.image.astype(float)).reshape(48, 48, -1).mean(2)
-            ratios.append(apart[later.mask].mean() / apart[~later.mask].mean())
-    source = PhantomSource(PATIENTS, size=48, seed=5)
-    assert len(source) == len(samples)
-    assert all(ratio > 1.5 for ratio in ratios)
+@pytest.mark.parametrize(("modality", "name"), [(m, name) for m, names in FINDINGS.items() for name in names])
+def test_painting_a_finding_changes_its_mask_most(modality, name):
+    pixels = canvas(48)
+    for patient in range(100):
+        study = plan(1, patient, modality, 0)
+        finding = next((f for f in study.findings if f.name == name), None)
+        if finding is not None:
+            break
+    scene = Scene(pixels, pixels.frame(study.pose), study.view, np.random.default_rng(0))
+    before = ANATOMY[modality](scene)
+    after, alpha = before.copy(), cover(scene, modality, finding)
+    KINDS[modality][name].paint(after, alpha, scene, finding)
+    changed = np.abs(after - before).reshape(-1, 48, 48).mean(0)
+    inside = alpha > 0.5
+    assert changed[inside].mean() > 0.04
+    assert changed[inside].mean() > 4 * changed[~inside].mean()
+
+
+def test_findings_are_inside_the_ultrasound_sector():
+    pixels = canvas(48)
+    for patient in range(300):
+        study = plan(2, patient, "ultrasound", 0)
+        scene = Scene(pixels, pixels.frame(study.pose), study.view, np.random.default_rng(0))
+        depth, ray = polar(scene.frame)
+        sector = (depth > SECTOR[0]) & (depth < SECTOR[1]) & (np.abs(ray) < SECTOR[2])
+        for finding in study.findings:
+            mask = cover(scene, "ultrasound", finding) > 0.5
+            assert sector[mask].mean() > 0.9, (finding, sector[mask].mean())
 
 
 def test_gaze_dwells_on_findings(samples):
@@ -223,9 +245,9 @@ def test_modalities_can_be_told_apart_by_simple_statistics(samples):
     def statistics(sample):
         rgb = np.broadcast_to(np.atleast_3d(sample.image), (48, 48, 3)) / 255.0
         grey = rgb.mean(2)
-        rim = np.r_[grey[0], grey[-1], grey[:, 0], grey[:, -1]]
         rough = np.abs(np.diff(grey, axis=0)).mean()
-        return [*rgb.mean((0, 1)), grey.std(), (rgb[..., 0] - rgb[..., 2]).std(), rim.mean(), rough, grey[8:14].mean()]
+        colour = np.abs(rgb[..., 0] - rgb[..., 1]).mean()
+        return [rough, colour, grey.std(), *grey.reshape(4, 12, 4, 12).mean((1, 3)).ravel()]
 
     x = np.array([statistics(s) for s in samples])
     x = (x - x.mean(0)) / x.std(0)

@@ -33,8 +33,8 @@ def test_a_cloud_has_mean_zero_and_variance_one():
     assert clouds.std() == pytest.approx(1, rel=0.05)
 
 
-def test_cells_are_the_nearest_of_all_by_brute_force():
-    """A cell covers the area of its ellipse: none is cut off where the four nearest grid cells end."""
+def test_cells_cover_the_area_of_their_ellipses():
+    """None is cut off where the four nearest grid cells end."""
     rng = np.random.default_rng(1)
     covered = np.mean([(canvas(96).cells(rng, 6, 0.3, stretch=0.3) < 1).mean() for _ in range(40)])
     assert covered == pytest.approx(np.pi * 0.3**2 * (1 + 0.2**2 / 3), rel=0.03)

@@ -52,9 +52,9 @@ def test_rows_say_what_the_source_knows(rows, source):
         fact = source.facts(i)
         assert row["text"] == fact.report
         assert row["label"] == (";".join(fact.labels) or "no_finding")
-        assert (row["modality"], row["patient_id"], row["study_id"], row["view"], row["offset_days"], row["domain"]) == (
-            fact.modality, fact.patient, fact.study, fact.view, fact.offset_days, fact.domain,
-        )  # fmt: skip
+        columns = ("modality", "patient_id", "study_id", "view", "offset_days", "domain")
+        known = (fact.modality, fact.patient, fact.study, fact.view, fact.offset_days, fact.domain)
+        assert tuple(row[name] for name in columns) == known
         assert (row["source"], row["license"]) == ("phantom", "CC0-1.0 (generated)")
         boxes = json.loads(row["boxes"])
         assert [b["phrase"] for b in boxes] == [b.phrase for b in fact.boxes]

@@ -69,6 +69,7 @@ def open_source(
     report_templates: bool = True,
     require_report: bool = False,
     check_files: bool = True,
+    maps: bool = True,
     seed: int = 0,
 ) -> Source:
     """Open what a command line names.
@@ -82,6 +83,7 @@ def open_source(
         report_templates: Whether rows with a label but no text get a report made from the label.
         require_report: Whether a row without a report is an error.
         check_files: Whether to look for every file at once.
+        maps: Whether manifests' masks and gaze maps are read.
         seed: Chooses the wording of template reports.
 
     Raises:
@@ -105,6 +107,7 @@ def open_source(
             report_templates=report_templates,
             require_report=require_report,
             check_files=check_files,
+            maps=maps,
             seed=seed,
             name=part if clash else None,
         )

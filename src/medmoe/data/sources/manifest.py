@@ -47,6 +47,7 @@ class ManifestSource:
         report_templates: Whether rows with a label but no text get a report made from the label.
         require_report: Whether a row without a report is an error.
         check_files: Whether to look for every file at once; without it a missing one is told when it is read.
+        maps: Whether masks and gaze maps are read; a recipe that has no use for them reads three times as fast without.
         seed: Chooses the wording of template reports.
         name: What keys begin with; the file's name by default.
 
@@ -64,13 +65,14 @@ class ManifestSource:
         report_templates: bool = True,
         require_report: bool = False,
         check_files: bool = True,
+        maps: bool = True,
         seed: int = 0,
         name: str | None = None,
     ) -> None:
         self.path = find_manifest(Path(path))
         self.folder = self.path.parent
         self.name = name or self.path.name
-        self.report_templates, self.seed = report_templates, seed
+        self.report_templates, self.maps, self.seed = report_templates, maps, seed
         table = read_table(self.path, columns or {})
         self._refuse_leaks(table)
         self.splits = _count(table, "split")
@@ -102,7 +104,8 @@ class ManifestSource:
         where = self.where(index)
         image = self._read(index, "image", read_image)
         height, width = image.shape[:2]
-        mask, gaze = self._read(index, "mask", read_mask), self._read(index, "gaze", read_gaze)
+        mask = self._read(index, "mask", read_mask) if self.maps else None
+        gaze = self._read(index, "gaze", read_gaze) if self.maps else None
         for what, values in (("mask", mask), ("gaze map", gaze)):
             if values is not None and values.shape != (height, width):
                 got = f"the {what} has {values.shape[1]}x{values.shape[0]} pixels, the image {width}x{height}"

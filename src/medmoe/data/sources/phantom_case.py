@@ -150,7 +150,7 @@ def _allowed(u: float, v: float, r: float, kind: Kind, region: Region) -> bool:
     if kind.wall:
         return abs(u) > region.lateral and kind.height[0] < v < kind.height[1]
     inside = any(
-        ((u - cu) / max(ru - 0.75 * r, 0.02)) ** 2 + ((v - cv) / max(rv - 0.75 * r, 0.02)) ** 2 < 1
+        ((u - cu) / max(ru - 0.6 * r, 0.02)) ** 2 + ((v - cv) / max(rv - 0.6 * r, 0.02)) ** 2 < 1
         for cu, cv, ru, rv in region.within
     )
     return inside and all(

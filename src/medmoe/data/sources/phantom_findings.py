@@ -10,6 +10,8 @@ import numpy as np
 from medmoe.data.sources.phantom_anatomy import (
     BRAIN,
     DISC,
+    EYE,
+    FALX,
     HEART,
     LUNGS,
     PERITONEUM,
@@ -62,20 +64,22 @@ class Region:
         within: Ellipses, one of which they lie in.
         without: Ellipses that they keep out of.
         lateral: Least distance from the midline, for findings on the wall.
+        clip: What they can't grow out of.
     """
 
     within: tuple[Ellipse, ...]
     without: tuple[Ellipse, ...] = ()
     lateral: float = 0.0
+    clip: Ellipse | None = None
 
 
 REGIONS: dict[str, Region] = {
     "xray": Region(tuple(LUNGS.values()), (HEART,), lateral=0.4),
     "ct": Region((PERITONEUM,), (SPINE,)),
-    "mri": Region((BRAIN,), (VENTRICLES,)),
+    "mri": Region((BRAIN,), (VENTRICLES, FALX), clip=BRAIN),
     "ultrasound": Region(((0.0, 0.28, 0.66, 0.48), (0.0, -0.25, 0.34, 0.42))),
     "pathology": Region(((0.0, 0.0, 0.98, 0.98),)),
-    "fundus": Region(((0.0, 0.0, 0.86, 0.86),), (DISC,)),
+    "fundus": Region(((0.0, 0.0, 0.86, 0.86),), (DISC,), clip=EYE),
 }
 
 
@@ -229,4 +233,6 @@ FINDINGS: dict[str, tuple[str, ...]] = {modality: tuple(kinds) for modality, kin
 
 def cover(scene: Scene, modality: str, finding: Finding) -> Array:
     """Give a finding's coverage of the pixels, [S, S] in [0, 1]; where it is above 0.5 is the mask."""
-    return KINDS[modality][finding.name].outline(scene.frame, finding)
+    covered = KINDS[modality][finding.name].outline(scene.frame, finding)
+    clip = REGIONS[modality].clip
+    return covered if clip is None else covered * scene.frame.disc(clip)

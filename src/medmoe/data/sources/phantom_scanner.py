@@ -59,7 +59,8 @@ def transducer(tissue: Array, scene: Scene, noise: float, gamma: float) -> Array
     shown = np.log1p(9 * strength * (1 - mix + mix * speckle)) / np.log(10) * 0.95
     edge = (half - np.abs(ray)) * depth
     inside = step(np.minimum(edge, np.minimum(depth - near, far - depth)) / scene.frame.px + 0.5)
-    return step(shown) ** np.float32(gamma) * inside
+    image: Array = step(shown) ** np.float32(gamma) * inside
+    return image
 
 
 def microscope(tissue: Array, scene: Scene, noise: float, gamma: float) -> Array:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medmoe.data.sources.phantom_anatomy import BRAIN, LUNGS, PERITONEUM, polar
+from medmoe.data.sources.phantom_anatomy import LUNGS, PERITONEUM, polar
 from medmoe.data.sources.phantom_canvas import Array, Ellipse, Frame, step
 
 
@@ -74,7 +74,7 @@ def wedge(frame: Frame, finding: Finding) -> Array:
     aside = np.abs(dv * np.float32(np.cos(out)) - du * np.float32(np.sin(out)))
     half = 0.62 * (along + np.float32(1.1 * finding.r))
     inside = np.minimum(half - aside, np.float32(finding.r) - along)
-    return step(inside / np.float32(frame.px) + np.float32(0.5)) * frame.disc(BRAIN)
+    return step(inside / np.float32(frame.px) + np.float32(0.5))
 
 
 def lens(frame: Frame, finding: Finding) -> Array:
