@@ -30,7 +30,7 @@ def write_embeddings(
     Returns:
         How many images were written.
     """
-    data = DataConfig(batch_size=batch_size, workers=workers, on_bad_sample=on_bad_sample)  # type: ignore[arg-type]
+    data = DataConfig(batch_size=batch_size, workers=workers, on_bad_sample=on_bad_sample)
     loader = build_loader(source, model, RunConfig(recipe="embed", data=data), train=False)
     model = model.eval()
     assert model.assets is not None

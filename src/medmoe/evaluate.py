@@ -22,7 +22,7 @@ def gather(
     device: str = "cpu",
 ) -> Evidence:
     """Run a model over every sample of a source, in order."""
-    data = DataConfig(batch_size=batch_size, workers=workers, on_bad_sample=on_bad_sample)  # type: ignore[arg-type]
+    data = DataConfig(batch_size=batch_size, workers=workers, on_bad_sample=on_bad_sample)
     loader = build_loader(source, model, RunConfig(recipe="eval", data=data), train=False)
     return collect(model, loader, device)
 

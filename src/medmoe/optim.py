@@ -49,7 +49,7 @@ def copy_state(optimizer: torch.optim.Optimizer, pairs: Iterable[tuple[nn.Parame
 
 def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Give the optimiser's memory as named tensors, `PARAMETER|SLOT`."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}|{slot}": value
         for parameter, slots in optimizer.state.items()

@@ -39,7 +39,9 @@ def test_without_equal_reports_it_is_plain_cross_entropy():
     image, text = _pairs()
     logits = 3.0 * torch.nn.functional.normalize(image) @ torch.nn.functional.normalize(text).T
     target = torch.arange(6)
-    plain = (torch.nn.functional.cross_entropy(logits, target) + torch.nn.functional.cross_entropy(logits.T, target)) / 2
+    plain = (
+        torch.nn.functional.cross_entropy(logits, target) + torch.nn.functional.cross_entropy(logits.T, target)
+    ) / 2
     torch.testing.assert_close(info_nce(image, text, torch.tensor(3.0)), plain)
 
 

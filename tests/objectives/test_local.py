@@ -1,15 +1,10 @@
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from reference import nested_loop_similarity, report_loop_similarity
 
 from medmoe.errors import ConfigError
 from medmoe.objectives import tiles, within_report_loss, word_region_similarity
 from medmoe.objectives.local import local_loss
-
-sys.path.insert(0, str(Path(__file__).parent))
-from reference import nested_loop_similarity, report_loop_similarity  # noqa: E402
 
 SMALL_GRID, LARGE_GRID = (5, 6, 2), (3, 4, 3)  # images, D, G: the Gram form, and the context form (M > 1.5 D)
 

@@ -79,7 +79,7 @@ class MixtureOfExperts(nn.Module):
         alone = max(sizes) == images and k == 1  # one expert for all: the stable sort left the order alone
         # one gather for all experts, then views: its gradient is one scatter
         levels = pyramid.levels if alone else tuple(level.index_select(0, rows) for level in pyramid.levels)
-        groups = zip(*(level.split(sizes) for level in levels), strict=True)
+        groups = zip(*(torch.split(level, sizes) for level in levels), strict=True)
         outputs = [
             expert(Pyramid(group)) for expert, group, size in zip(self.special, groups, sizes, strict=True) if size
         ]

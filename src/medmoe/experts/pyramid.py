@@ -92,15 +92,18 @@ class PyramidExpert(nn.Module):
             else:
                 grids.append(to_grid(project(feature), self.grid))
         count = len(grids)
-        stacked = self.block(torch.cat(grids))  # [L·B, D, G, G]: one pass through the shared block
-        return rearrange(stacked, "(l b) d h w -> b l d h w", l=count)
+        stacked: Tensor = self.block(torch.cat(grids))  # [L·B, D, G, G]: one pass through the shared block
+        split: Tensor = rearrange(stacked, "(l b) d h w -> b l d h w", l=count)
+        return split
 
     def scale_attention(self, features: Tensor) -> Tensor:
         """Give β [B, L, G, G] of F [B, L, D, G, G]: sums to one over the levels at every location."""
-        return self.scale(rearrange(features, "b l d h w -> b (l d) h w")).float().softmax(dim=1)
+        logits: Tensor = self.scale(rearrange(features, "b l d h w -> b (l d) h w"))
+        return logits.float().softmax(dim=1)
 
     def forward(self, pyramid: Pyramid) -> Tensor:
         """Fuse the levels into regions [B, D, G, G]."""
         features = self.features(pyramid)
         beta = self.scale_attention(features).to(features.dtype)
-        return self.out(torch.einsum("blhw,bldhw->bdhw", beta, features))
+        regions: Tensor = self.out(torch.einsum("blhw,bldhw->bdhw", beta, features))
+        return regions

@@ -37,7 +37,8 @@ class RouterHead(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         """Give logits [B, K] of features [B, width]."""
-        return self.second(F.relu(self.first(self.norm(feature))))
+        logits: Tensor = self.second(F.relu(self.first(self.norm(feature))))
+        return logits
 
 
 def image_statistics(pyramid: Pyramid) -> Tensor:

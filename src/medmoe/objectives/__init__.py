@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from medmoe.errors import ConfigError, unknown
-from medmoe.objectives.alignment import local_alignment, local_within_report, within_report_loss
 from medmoe.objectives.contrastive import global_alignment, info_nce
-from medmoe.objectives.local import word_region_similarity
+from medmoe.objectives.local import local_alignment, local_within_report, within_report_loss, word_region_similarity
 from medmoe.objectives.routing import image_modality, report_type, router_distillation
 from medmoe.types import Batch, Loss, Output
 
-Objective = Callable[..., Tensor | None]
+Objective: TypeAlias = Callable[..., Tensor | None]
+"""`(output, batch, **options)` → [] float32 loss, or None when the batch lacks what it needs."""
 
 OBJECTIVES: dict[str, Objective] = {
     "global": global_alignment,
@@ -41,24 +42,39 @@ def total_loss(
         weights: Weight of each objective; one of weight zero isn't computed.
         options: Keyword options of single objectives.
 
+    Returns:
+        The weighted sum, each term, and the names of those whose fields the batch lacks. When none is active
+        the total is 0 and has no gradient.
+
     Raises:
         ConfigError: If an objective or one of its options is unknown.
     """
-    for name in (*weights, *(options or {})):
-        if name not in OBJECTIVES:
-            raise ConfigError(unknown("objective", name, OBJECTIVES), where="objectives")
+    options = options or {}
+    _check(weights, options)
     total = torch.zeros((), device=output.image.embed.device)
-    terms, inactive = {}, []
+    terms: dict[str, Tensor] = {}
+    inactive: list[str] = []
     for name, weight in weights.items():
         if weight == 0:
             continue
-        value = OBJECTIVES[name](output, batch, **(options or {}).get(name, {}))
+        value = OBJECTIVES[name](output, batch, **options.get(name, {}))
         if value is None:
             inactive.append(name)
             continue
         total = total + weight * value
         terms[name] = value.detach()
     return Loss(total=total, terms=terms, inactive=tuple(inactive))
+
+
+def _check(weights: Mapping[str, float], options: Mapping[str, Mapping[str, Any]]) -> None:
+    for name in (*weights, *options):
+        if name not in OBJECTIVES:
+            raise ConfigError(unknown("objective", name, OBJECTIVES), where="objectives")
+    for name, chosen in options.items():
+        allowed = [key for key in inspect.signature(OBJECTIVES[name]).parameters if key not in ("output", "batch")]
+        for key in chosen:
+            if key not in allowed:
+                raise ConfigError(unknown("option", key, allowed), where=f"objectives.{name}")
 
 
 __all__ = ["OBJECTIVES", "Objective", "info_nce", "total_loss", "within_report_loss", "word_region_similarity"]

@@ -33,14 +33,15 @@ class Figure:
     def metric(self) -> Metric:
         """Give the metric: its 95 % interval, and the shuffled control's mean, lower and upper bound.
 
-        A bound of the control is the outer one of two: that of its values over the shuffles, and that of the
-        bootstrap interval of one shuffle.
+        A bound of the control is the outer one of two: that of its values over the shuffles, and that of its bootstrap
+        interval (one shuffle's, moved to the mean of all, since one alone lies anywhere among them).
         """
         low, high = interval(self.draws)
         controls = dict(self.controls)
         if self.shuffled is not None and self.shuffled_draws is not None:
-            spread, drawn = interval(self.shuffled), interval(self.shuffled_draws)
-            controls["shuffled"] = float(np.mean(self.shuffled))
+            centre = float(np.mean(self.shuffled))
+            spread, drawn = interval(self.shuffled), interval(self.shuffled_draws - self.shuffled[0] + centre)
+            controls["shuffled"] = centre
             controls["shuffled_low"] = float(np.fmin(spread[0], drawn[0]))
             controls["shuffled_high"] = float(np.fmax(spread[1], drawn[1]))
         return Metric(self.value, low, high, self.n, controls)

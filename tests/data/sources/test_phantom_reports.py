@@ -196,7 +196,9 @@ def test_follow_ups_say_what_changed(facts):
 
 
 def test_where_no_room_is_left_an_old_finding_changes_instead(monkeypatch):
-    monkeypatch.setitem(phantom_case.REGIONS, "ct", phantom_case.Region(((0.0, 0.0, 1.0, 1.0),), ((0.0, 0.0, 9.0, 9.0),)))
+    monkeypatch.setitem(
+        phantom_case.REGIONS, "ct", phantom_case.Region(((0.0, 0.0, 1.0, 1.0),), ((0.0, 0.0, 9.0, 9.0),), lateral=9.0)
+    )
     old = Finding("mass", 0.2, 0.1, 0.2, 1.0, 0.0, 1.0, 0)
     first = phantom_case.Study("ct", 0, phantom_case.Pose(), "axial", "site A", (old,))
     how = {phantom_case._follow(np.random.default_rng(k), first).change.how for k in range(20)}

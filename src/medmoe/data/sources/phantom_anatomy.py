@@ -21,10 +21,9 @@ PERITONEUM: Ellipse = (0.0, -0.04, 0.76, 0.54)
 SPINE: Ellipse = (0.0, 0.44, 0.13, 0.12)
 HEAD: Ellipse = (0.0, 0.0, 0.80, 0.96)
 BRAIN: Ellipse = (0.0, 0.0, 0.68, 0.83)
-FALX: Ellipse = (0.0, 0.0, 0.05, 0.83)
 VENTRICLES: Ellipse = (0.0, -0.04, 0.2, 0.28)
 PROBE = (0.0, -1.15)  # where the rays of the ultrasound sector meet
-SECTOR = (0.40, 2.05, 0.50)  # nearest and farthest distance from there, half its angle in radians
+SECTOR = (0.40, 2.05, 0.56)  # nearest and farthest distance from there, half its angle in radians
 DISC: Ellipse = (0.52, -0.02, 0.15, 0.17)
 EYE: Ellipse = (0.0, 0.0, 0.95, 0.95)
 

@@ -153,6 +153,6 @@ def _allowed(u: float, v: float, r: float, kind: Kind, region: Region) -> bool:
         ((u - cu) / max(ru - 0.6 * r, 0.02)) ** 2 + ((v - cv) / max(rv - 0.6 * r, 0.02)) ** 2 < 1
         for cu, cv, ru, rv in region.within
     )
-    return inside and all(
+    return (inside and abs(u) > region.aside) and all(
         ((u - cu) / (ru + 0.5 * r)) ** 2 + ((v - cv) / (rv + 0.5 * r)) ** 2 > 1 for cu, cv, ru, rv in region.without
     )

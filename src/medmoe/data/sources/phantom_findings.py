@@ -11,7 +11,6 @@ from medmoe.data.sources.phantom_anatomy import (
     BRAIN,
     DISC,
     EYE,
-    FALX,
     HEART,
     LUNGS,
     PERITONEUM,
@@ -63,21 +62,23 @@ class Region:
     Attributes:
         within: Ellipses, one of which they lie in.
         without: Ellipses that they keep out of.
-        lateral: Least distance from the midline, for findings on the wall.
+        aside: Least distance of a centre from the midline, so that every finding has a side.
+        lateral: The same for findings on the wall.
         clip: What they can't grow out of.
     """
 
     within: tuple[Ellipse, ...]
     without: tuple[Ellipse, ...] = ()
-    lateral: float = 0.0
+    aside: float = 0.1
+    lateral: float = 0.1
     clip: Ellipse | None = None
 
 
 REGIONS: dict[str, Region] = {
     "xray": Region(tuple(LUNGS.values()), (HEART,), lateral=0.4),
     "ct": Region((PERITONEUM,), (SPINE,)),
-    "mri": Region((BRAIN,), (VENTRICLES, FALX), clip=BRAIN),
-    "ultrasound": Region(((0.0, 0.28, 0.66, 0.48), (0.0, -0.25, 0.34, 0.42))),
+    "mri": Region((BRAIN,), (VENTRICLES,), aside=0.18, clip=BRAIN),
+    "ultrasound": Region(((0.0, 0.30, 0.82, 0.48), (0.0, -0.25, 0.42, 0.42))),
     "pathology": Region(((0.0, 0.0, 0.98, 0.98),)),
     "fundus": Region(((0.0, 0.0, 0.86, 0.86),), (DISC,), clip=EYE),
 }

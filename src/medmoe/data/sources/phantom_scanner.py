@@ -41,7 +41,9 @@ def coil(tissue: Array, scene: Scene, noise: float, gamma: float) -> Array:
     bias = np.exp(0.11 * scene.canvas.cloud(scene.rng, 2))
     real = np.maximum(tissue, 0) ** np.float32(gamma) * bias * scene.rng.uniform(0.85, 1.1)
     sigma = 0.025 * noise
-    return np.hypot(real + sigma * scene.canvas.grain(scene.rng), sigma * scene.canvas.grain(scene.rng))
+    real = real + sigma * scene.canvas.grain(scene.rng)
+    magnitude: Array = np.hypot(real, sigma * scene.canvas.grain(scene.rng))
+    return magnitude
 
 
 def transducer(tissue: Array, scene: Scene, noise: float, gamma: float) -> Array:
