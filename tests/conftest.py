@@ -2,6 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 
+from micro import medmoe, train
+
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a manifest folder of 36 patients with the splits train and test."""
+    folder = tmp_path_factory.mktemp("phantoms") / "data"
+    assert medmoe("data", "phantom", "--out", folder, "--patients", 36, "--size", 32, "--seed", 3).code == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a run folder; copy it before changing it."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    said = train(phantoms, folder, "--val-data", phantoms, "--val-split", "test")
+    assert said.code == 0, said
+    return folder

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from medmoe.config import ExpertConfig, ModelConfig, RouterConfig, RunConfig, TextConfig, VisionConfig, parse
 from medmoe.data.loader import Loader
@@ -18,12 +18,13 @@ from medmoe.data.transforms import Augment
 from medmoe.encoders.pretrained import LoadReport, load_matching
 from medmoe.encoders.text import TEXT
 from medmoe.encoders.vision import VISION
-from medmoe.errors import ConfigError, ModelError, unknown
+from medmoe.errors import ConfigError, DataError, ModelError, unknown
 from medmoe.experts.moe import EXPERTS, MixtureOfExperts
 from medmoe.experts.router import Router, RouterHead
 from medmoe.folder import CONFIG, PREPROCESS, WEIGHTS, Assets, find_folder, read_json, read_weights
 from medmoe.modalities import in_order, resolve
 from medmoe.model import MedVLM
+from medmoe.types import Sample
 
 
 def build_vision(config: VisionConfig) -> nn.Module:
@@ -123,6 +124,7 @@ def build_model(config: ModelConfig, tokenizer: ReportTokenizer, *, seed: int = 
             modalities=modalities,
             embed_dim=config.embed_dim,
             local_dim=config.experts.width,
+            pool=config.pool,
         )
     preprocess = Preprocess(size=config.vision.image_size)
     model.assets = Assets(
@@ -143,18 +145,29 @@ def load_model(path: Path | str) -> MedVLM:
     config = parse(ModelConfig, read_json(folder / CONFIG), where=str(folder / CONFIG))
     model = build_model(config, ReportTokenizer.load(folder))
     saved = read_json(folder / PREPROCESS)
-    preprocess_of(saved)  # rejects what this version can't do
-    weights = read_weights(folder / WEIGHTS)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    if missing or unexpected:
-        raise ModelError(
-            f"weights don't fit the configuration (missing {missing[:3]}, unexpected {unexpected[:3]})",
-            where=str(folder / WEIGHTS),
-            remedy="save the model again",
-        )
+    try:
+        preprocess_of(saved)  # rejects what this version can't do
+    except ConfigError as error:
+        what = f"{error.where}: {error.what}"
+        remedy = error.remedy or "use the release that wrote it, or save the model again"
+        raise ModelError(what, where=str(folder / PREPROCESS), remedy=remedy) from None
+    put_weights(model, read_weights(folder / WEIGHTS), where=str(folder / WEIGHTS), remedy="save the model again")
     assert model.assets is not None
     model.assets = Assets(config=model.assets.config, preprocess=saved, tokenizer=model.assets.tokenizer)
     return model.eval()
+
+
+def put_weights(model: MedVLM, weights: Mapping[str, Tensor], *, where: str, remedy: str) -> None:
+    """Put saved weights into a model built for them.
+
+    Raises:
+        ModelError: If a weight is missing, unexpected or of another shape.
+    """
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:  # torch names every tensor that is missing, unexpected or of another shape
+        first = " ".join(str(error).split("\n", 2)[1].split())
+        raise ModelError(f"weights don't fit the configuration ({first[:200]})", where=where, remedy=remedy) from None
 
 
 def preprocess_of(saved: dict[str, Any]) -> Preprocess:
@@ -169,9 +182,14 @@ def tokenizer_of(model: MedVLM) -> ReportTokenizer:
     return model.assets.tokenizer
 
 
-def facts_of(source: Source) -> Iterable[Any]:
-    """Go through the facts of a source's samples, without pixels."""
-    return (source.facts(index) for index in range(len(source)))
+def facts_of(source: Source, *, skip_bad: bool = False) -> Iterator[Sample]:
+    """Go through the facts of a source's samples, without pixels; a bad one is an error, or left out."""
+    for index in range(len(source)):
+        try:
+            yield source.facts(index)
+        except DataError:
+            if not skip_bad:
+                raise
 
 
 def resolve_data(config: RunConfig, source: Source) -> tuple[RunConfig, list[str]]:
@@ -180,17 +198,18 @@ def resolve_data(config: RunConfig, source: Source) -> tuple[RunConfig, list[str
     Raises:
         ConfigError: If no sample has a modality, or none has a report.
     """
+    where = f"--train-data {getattr(source, 'path', '')}".rstrip()
     present, reports = set(), []
-    for sample in facts_of(source):
+    for sample in facts_of(source, skip_bad=config.data.on_bad_sample == "skip"):
         if sample.modality:
             present.add(sample.modality)
         if sample.report:
             reports.append(sample.report)
     if not reports:
-        raise ConfigError("no training sample has a report or label", where="--train-data", remedy="add a text column")
+        raise ConfigError("no training sample has a report or label", where=where, remedy="add a text column")
     if config.model.modalities is None:
         if not present:
-            raise ConfigError("no training sample has a modality", where="--train-data", remedy="add a modality column")
+            raise ConfigError("no training sample has a modality", where=where, remedy="add a modality column")
         model = config.model.model_copy(update={"modalities": in_order(present)})
         config = config.model_copy(update={"model": model})
     return config, reports
@@ -236,14 +255,14 @@ def initialise(model: MedVLM, parts: dict[str, str]) -> dict[str, LoadReport]:
 
     Args:
         model: Changed in place.
-        parts: `model`, `vision` or `text` → a folder or safetensors file.
+        parts: `model` → a run or model folder; `vision` or `text` → a folder or safetensors file.
     """
     modules: dict[str, nn.Module] = {"model": model, "vision": model.vision, "text": model.text}
     reports = {}
     for part, source in parts.items():
         if part not in modules:
             raise ConfigError(unknown("part", part, modules), where="--init")
-        reports[part] = load_matching(modules[part], source)
+        reports[part] = load_matching(modules[part], find_folder(source) if part == "model" else source)
     return reports
 
 

@@ -75,9 +75,11 @@ def load(folder: Path) -> Checkpoint:
         ModelError: If a file is missing or broken.
     """
     state = read_json(folder / STATE)
+    if not isinstance(state.get("step"), int):
+        raise ModelError("names no step", where=str(folder / STATE))
     average = folder / AVERAGE
     return Checkpoint(
-        step=int(state["step"]),
+        step=state["step"],
         weights=read_weights(folder / "model.safetensors"),
         optimizer=read_weights(folder / OPTIMIZER),
         average=read_weights(average) if average.is_file() else None,

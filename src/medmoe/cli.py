@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from medmoe.errors import ConfigError, UserError, unknown
+
+if TYPE_CHECKING:
+    from medmoe.config import RunConfig
+    from medmoe.data.sources.base import Source
 
 app = typer.Typer(
     name="medmoe",
@@ -23,6 +28,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Make and look after data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 console = Console()
+DEVICES = ("cpu", "cuda", "mps")
 ALL_TASKS = ("routing", "zeroshot_retrieval", "zeroshot_classification", "grounding")
 
 Json = Annotated[str | None, typer.Option("--json", help="Write what was printed as JSON; - for standard output.")]
@@ -41,7 +47,7 @@ def main() -> None:
     from medmoe.train import Interrupted
 
     try:
-        app()
+        app(prog_name="medmoe")
     except UserError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False)
         sys.exit(2)
@@ -56,15 +62,25 @@ def _escape(text: str) -> str:
     return escape(" ".join(text.split()))
 
 
+def _say(text: str) -> None:
+    """Print a line as it is: paths aren't broken into several lines, brackets aren't markup."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
 def _write_json(value: Any, target: str | None) -> None:
     if target is None:
         return
     text = json.dumps(value, indent=2) + "\n"
     if target == "-":
         sys.stdout.write(text)
-    else:
+        return
+    try:
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         Path(target).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{target} can't be written ({error.strerror})", where="--json", remedy="give a file, or - for the screen"
+        ) from None
 
 
 def _pairs(values: list[str], option: str) -> dict[str, str]:
@@ -80,6 +96,9 @@ def _pairs(values: list[str], option: str) -> dict[str, str]:
 def _check_device(device: str) -> str:
     import torch
 
+    kind = device.partition(":")[0]
+    if kind not in DEVICES:
+        raise ConfigError(unknown("device", kind, DEVICES), where="--device")
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -99,7 +118,7 @@ def doctor(json_to: Json = None) -> None:
         table = Table("", "what", "found", "how to get it")
         for check in checks:
             mark = {"ok": "[green]ok[/]", "missing": "[yellow]missing[/]"}.get(check.status, "[red]problem[/]")
-            table.add_row(mark, check.name, check.detail, check.remedy or "")
+            table.add_row(mark, *map(_escape, (check.name, check.detail, check.remedy)))
         console.print(table)
     _write_json([{"name": c.name, "status": c.status, "detail": c.detail, "remedy": c.remedy} for c in checks], json_to)
     if any(check.status == "problem" for check in checks):
@@ -112,8 +131,8 @@ def train(
     train_data: Annotated[str, typer.Option(help="Manifest or folder; several joined with ::.")],
     out: Annotated[Path, typer.Option(help="Run folder.")],
     val_data: Annotated[str | None, typer.Option(help="Manifest or folder of the validation set.")] = None,
-    train_split: Annotated[str | None, typer.Option(help="Split to train on [train, where there are splits].")] = None,
-    val_split: Annotated[str | None, typer.Option(help="Split to validate on [val, where there are splits].")] = None,
+    train_split: Annotated[str | None, typer.Option(help="Split to train on; train where there are splits.")] = None,
+    val_split: Annotated[str | None, typer.Option(help="Split to validate on; val where there are splits.")] = None,
     init: Annotated[
         list[str], typer.Option(help="Start from MODEL, or vision=FILE, text=FOLDER; repeatable.", show_default=False)
     ] = [],  # noqa: B006 - typer reads the default, nobody changes it
@@ -143,29 +162,37 @@ def train(
         "data.on_bad_sample": on_bad_sample,
     }
     given = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
-    config, parts = _with_init(_recipe(recipe, [*given, *settings]), init)
+    given += [f"data.columns.{ours}={json.dumps(theirs)}" for ours, theirs in _pairs(column, "--column").items()]
+    config, parts = _recipe(recipe, [*given, *settings], init=init)
     if resume not in (None, "latest"):
         raise ConfigError(f"got {resume!r}, allowed: latest", where="--resume")
-    columns, skip_bad = _pairs(column, "--column"), config.data.on_bad_sample == "skip"
-    sources = (
-        _open(train_data, train_split, columns, usual="train", skip_bad=skip_bad),
-        _open(val_data, val_split, columns, usual="val", skip_bad=skip_bad) if val_data else None,
-    )
+    _check_device(device)
+    columns, skip_bad = config.data.columns, config.data.on_bad_sample == "skip"
+    train = _open(train_data, train_split, columns, usual="train", skip_bad=skip_bad)
+    val = _open(val_data, val_split, columns, usual="val", skip_bad=skip_bad) if val_data else None
     about = {"command": command_line(), "train_data": train_data, "val_data": val_data}
     run = RunFolder(out, resume=resume == "latest", about=about)
     with Progress(config, console) as progress:
-        model = fit(
-            config,
-            train=sources[0],
-            val=sources[1],
-            run=run,
-            init=parts,
-            device=_check_device(device),
-            watch=progress,
-        )
-    items = gallery(model, sources[1], per_modality=3) if sources[1] is not None else []
+
+        def watch(row: dict[str, Any]) -> None:
+            if row["kind"] == "train" and row["step"] == 1:
+                _tell_init(run.path, parts)
+            progress(row)
+
+        model = fit(config, train=train, val=val, run=run, init=parts, device=device, watch=watch)
+    if run.quarantine.is_file():
+        count = len(run.quarantine.read_text(encoding="utf-8").splitlines())
+        _say(f"bad samples skipped: {count}, listed in {run.quarantine}")
+    items = gallery(model, val, per_modality=3) if val is not None else []
     page = write_run_report(run.path, gallery=items)
-    console.print(f"model: {run.path / 'model'}\nreport: {page}", highlight=False)
+    _say(f"model: {run.path / 'model'}\nreport: {page}")
+
+
+def _tell_init(run: Path, parts: dict[str, str]) -> None:
+    """Say which of the weights a run starts from were used and which were not."""
+    loads = json.loads((run / "run.json").read_text(encoding="utf-8"))["initialised_from"]
+    for part, report in loads.items():
+        _say(f"{part} from {parts[part]}: {report}")
 
 
 @app.command("eval")
@@ -191,7 +218,7 @@ def evaluate_command(
     from medmoe.tasks import TASKS
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
-    for name in names:
+    for name in names or [""]:
         if name not in TASKS:
             raise ConfigError(unknown("task", name, TASKS), where="--tasks")
     loaded = load_model(model).to(_check_device(device))
@@ -206,6 +233,7 @@ def evaluate_command(
         "data": data,
         "split": split,
         "images": len(evidence),
+        "skipped": len(source) - len(evidence),
         "seed": seed,
         "resamples": resamples,
         "preprocess_fingerprint": (loaded.assets.preprocess if loaded.assets else {}).get("fingerprint"),
@@ -215,11 +243,13 @@ def evaluate_command(
     }
     if json_to != "-":
         _print_results(results)
+        if results["about"]["skipped"]:
+            _say(f"bad samples skipped: {results['about']['skipped']} of {len(source)}")
     _write_json(results, json_to)
     if (model / "metrics.jsonl").is_file():
         page = write_run_report(model, results=results, gallery=gallery(loaded, source, per_modality=4))
         if json_to != "-":
-            console.print(f"report: {page}", highlight=False)
+            _say(f"report: {page}")
 
 
 def _print_results(results: dict[str, Any]) -> None:
@@ -228,11 +258,19 @@ def _print_results(results: dict[str, Any]) -> None:
     for task, metrics in results["tasks"].items():
         if not metrics:
             reason = results["details"].get(task, {}).get("skipped", "no figures")
-            console.print(f"{task}: {reason}", highlight=False)
+            _say(f"{task}: {reason}")
             continue
-        shown = Table("metric", "value", "95 % interval", "n", "controls", title=task, title_justify="left")
+        shown = Table(
+            Column("metric", overflow="fold"),
+            "value",
+            "95 % interval",
+            "n",
+            "controls",
+            title=task,
+            title_justify="left",
+        )
         for row in table({"tasks": {task: metrics}}):
-            shown.add_row(*row[1:])
+            shown.add_row(*map(_escape, row[1:]))
         console.print(shown)
 
 
@@ -257,7 +295,8 @@ def embed(
     rows = write_embeddings(
         loaded, source, out, batch_size=batch_size, workers=workers, on_bad_sample=on_bad_sample, device=device
     )
-    console.print(f"{rows} images → {out}", highlight=False)
+    skipped = f", {len(source) - rows} bad ones skipped" if rows < len(source) else ""
+    _say(f"{rows} images → {out}{skipped}")
 
 
 @app.command()
@@ -271,7 +310,7 @@ def models(
     if describe_name is None:
         if json_to != "-":
             for name in list_models():
-                console.print(f"{name}: {(MODELS[name].__doc__ or '').splitlines()[0]}", highlight=False)
+                _say(f"{name}: {(MODELS[name].__doc__ or '').splitlines()[0]}")
         _write_json(list_models(), json_to)
         return
     from medmoe.describe import describe
@@ -280,8 +319,10 @@ def models(
     facts = describe(made, name=describe_name, image_size=MODELS[describe_name]().model.vision.image_size)
     if json_to != "-":
         table = Table("what", "value")
-        for key, value in facts.items():
-            table.add_row(key, f"{value:.3f}" if isinstance(value, float) else str(value))
+        counts = {f"parameters: {part}": count for part, count in facts["parameters"].items()}
+        for key, value in {**facts, **counts}.items():
+            if key != "parameters":
+                table.add_row(key, f"{value:.3f}" if isinstance(value, float) else _escape(str(value)))
         console.print(table)
     _write_json(facts, json_to)
 
@@ -292,7 +333,7 @@ def config(
     settings: Settings = [],  # noqa: B006
 ) -> None:
     """Print the whole configuration of a recipe as JSON."""
-    sys.stdout.write(_recipe(recipe, settings).model_dump_json(indent=2) + "\n")
+    sys.stdout.write(_recipe(recipe, settings)[0].model_dump_json(indent=2) + "\n")
 
 
 @data_app.command()
@@ -307,32 +348,31 @@ def phantom(
     from medmoe.data.sources.phantom import write_phantoms
 
     path = write_phantoms(out, patients=patients, size=size, seed=seed, workers=workers)
-    console.print(f"manifest: {path}", highlight=False)
+    _say(f"manifest: {path}")
 
 
-def _recipe(name: str, settings: list[str]) -> Any:
+def _recipe(name: str, settings: list[str], *, init: Sequence[str] = ()) -> tuple[RunConfig, dict[str, str]]:
+    """Give a recipe's configuration and the parts it starts from.
+
+    `--init` is MODEL, vision=FILE or text=FOLDER; a model or text folder brings its own configuration, which settings
+    then change.
+    """
+    from medmoe.build import adopt
     from medmoe.config import override
     from medmoe.recipes import RECIPES
 
     if name not in RECIPES:
         raise ConfigError(unknown("recipe", name, RECIPES))
-    return override(RECIPES[name](), settings)
-
-
-def _with_init(config: Any, init: list[str]) -> tuple[Any, dict[str, str]]:
-    """Read `--init`: MODEL, vision=FILE or text=FOLDER; a text folder brings its own encoder."""
     parts = {}
     for value in init:
         part, equals, source = value.partition("=")
         parts[part if equals else "model"] = source if equals else value
-    from medmoe.build import adopt
-
-    return adopt(config, parts), parts
+    return override(adopt(RECIPES[name](), parts), settings), parts
 
 
 def _open(
     spec: str, split: str | None, columns: dict[str, str], *, usual: str | None = None, skip_bad: bool = False
-) -> Any:
+) -> Source:
     """Open a source; without a split, take the usual one of a manifest that has splits.
 
     No task or objective reads masks or gaze maps yet, so they stay unread.
@@ -348,7 +388,6 @@ def _open(
         check_files=not skip_bad,
         maps=False,
     )
-
 
 
 if __name__ == "__main__":

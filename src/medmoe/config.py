@@ -121,6 +121,7 @@ class ModelConfig(Config):
     Attributes:
         modalities: Experts' modalities in order; None takes those of the training data.
         embed_dim: E.
+        pool: How levels become the global feature: `last` (the mean of the last) or `pyramid` (mean and maximum of all).
     """
 
     vision: VisionConfig = VisionConfig()
@@ -129,6 +130,7 @@ class ModelConfig(Config):
     experts: ExpertConfig = ExpertConfig()
     modalities: tuple[str, ...] | None = None
     embed_dim: int = 512
+    pool: str = "last"
 
 
 class DataConfig(Config):
@@ -242,9 +244,12 @@ def override(config: C, settings: list[str]) -> C:
             raise ConfigError(f"got {setting!r}, allowed: key=value", where="--set")
         *path, last = key.strip().split(".")
         target: Any = values
+        options = path[:1] == ["objective_options"]  # an objective gets its first option by naming it
         for part in path:
+            if options and isinstance(target, dict):
+                target.setdefault(part, {})
             target = target.get(part) if isinstance(target, dict) else None
-        free = path[:1] == ["objective_options"] or path[-1:] in (["objectives"], ["columns"], ["hf"])
+        free = options or path[-1:] in (["objectives"], ["columns"], ["hf"])
         if not isinstance(target, dict) or (last not in target and not free):
             raise ConfigError(unknown("key", key.strip(), keys(config)), where="--set", remedy="see `medmoe config`")
         target[last] = _value(text)

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from medmoe.build import build_loader
-from medmoe.config import DataConfig, RunConfig
+from medmoe.config import DataConfig, RunConfig, parse
 from medmoe.data.sources.base import Source
 from medmoe.data.tables import ParquetRows
+from medmoe.errors import UserError
 from medmoe.model import MedVLM
 
 
@@ -29,8 +30,13 @@ def write_embeddings(
 
     Returns:
         How many images were written.
+
+    Raises:
+        UserError: If a setting isn't allowed, an image is bad, or `out` is a folder.
     """
-    data = DataConfig(batch_size=batch_size, workers=workers, on_bad_sample=on_bad_sample)
+    if out.is_dir():
+        raise UserError("is a folder", where=str(out), remedy="give the name of a Parquet file")
+    data = parse(DataConfig, {"batch_size": batch_size, "workers": workers, "on_bad_sample": on_bad_sample})
     loader = build_loader(source, model, RunConfig(recipe="embed", data=data), train=False)
     model = model.eval()
     assert model.assets is not None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from medmoe.build import build_loader, tokenizer_of
-from medmoe.config import DataConfig, RunConfig
+from medmoe.config import DataConfig, RunConfig, parse
 from medmoe.data.sources.base import Source
 from medmoe.model import MedVLM
 from medmoe.tasks import Evidence, collect, evaluate_all, make_context
@@ -21,8 +21,12 @@ def gather(
     on_bad_sample: str = "raise",
     device: str = "cpu",
 ) -> Evidence:
-    """Run a model over every sample of a source, in order."""
-    data = DataConfig(batch_size=batch_size, workers=workers, on_bad_sample=on_bad_sample)
+    """Run a model over every sample of a source, in order.
+
+    Raises:
+        UserError: If a setting isn't allowed, or an image is bad and `on_bad_sample` is `raise`.
+    """
+    data = parse(DataConfig, {"batch_size": batch_size, "workers": workers, "on_bad_sample": on_bad_sample})
     loader = build_loader(source, model, RunConfig(recipe="eval", data=data), train=False)
     return collect(model, loader, device)
 

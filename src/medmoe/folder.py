@@ -72,6 +72,19 @@ def write_atomically(folder: Path, fill: Callable[[Path], None]) -> Path:
     return folder
 
 
+def check_replaceable(folder: Path) -> None:
+    """Make sure that writing a model here destroys nothing but an earlier model.
+
+    Raises:
+        ModelError: If something else is here.
+    """
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if folder.is_file() or (names and not {CONFIG, WEIGHTS, PREPROCESS} <= names):
+        raise ModelError(
+            "something other than a saved model is here", where=str(folder), remedy="give a new or empty folder"
+        )
+
+
 def _flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:

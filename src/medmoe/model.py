@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medmoe.errors import ModelError
+from medmoe.errors import ConfigError, ModelError, unknown
 from medmoe.experts.moe import MixtureOfExperts
 from medmoe.experts.router import Router, Scores, image_statistics
-from medmoe.folder import Assets, fill_folder, write_atomically
+from medmoe.folder import Assets, check_replaceable, fill_folder, write_atomically
 from medmoe.types import Batch, ImageEmbedding, Output, Pyramid, Routing, TextEmbedding, Tokens
 
 MAX_LOGIT_SCALE = 100.0
+
+
+def pool_last(pyramid: Pyramid) -> Tensor:
+    """Average the last level over places, [B, C_L]: the MedMoE paper's."""
+    return pyramid.levels[-1].mean(dim=(2, 3))
+
+
+def pool_pyramid(pyramid: Pyramid) -> Tensor:
+    """Mean and maximum of every channel of every level, [B, 2·ΣC_l]: small findings count at their own scale."""
+    return torch.cat([part for level in pyramid.levels for part in (level.mean(dim=(2, 3)), level.amax(dim=(2, 3)))], 1)
+
+
+# name → (pooling, length of its result)
+POOLS: dict[str, tuple[Callable[[Pyramid], Tensor], Callable[[Sequence[int]], int]]] = {
+    "last": (pool_last, lambda channels: channels[-1]),
+    "pyramid": (pool_pyramid, lambda channels: 2 * sum(channels)),
+}
 
 
 class MedVLM(nn.Module):
@@ -37,6 +54,10 @@ class MedVLM(nn.Module):
         modalities: Names of the K experts, in order.
         embed_dim: E.
         local_dim: D.
+        pool: How the pyramid becomes the global feature, a name of `POOLS`.
+
+    Raises:
+        ConfigError: If the pooling is unknown.
     """
 
     def __init__(
@@ -52,16 +73,20 @@ class MedVLM(nn.Module):
         modalities: Sequence[str],
         embed_dim: int,
         local_dim: int,
+        pool: str = "last",
     ) -> None:
         super().__init__()
+        if pool not in POOLS:
+            raise ConfigError(unknown("pool", pool, POOLS), where="model.pool")
+        self.pool, pooled = POOLS[pool]
         channels: Sequence[int] = vision.channels  # type: ignore[assignment]
         width: int = text.width  # type: ignore[assignment]
         self.vision, self.text, self.experts = vision, text, experts
         self.image_router, self.text_router = image_router, text_router
         self.train_route, self.infer_route = train_route, infer_route
         self.modalities = tuple(modalities)
-        self.image_norm = nn.LayerNorm(channels[-1])
-        self.image_projection = nn.Linear(channels[-1], embed_dim)
+        self.image_norm = nn.LayerNorm(pooled(channels))
+        self.image_projection = nn.Linear(pooled(channels), embed_dim)
         self.text_projection = nn.Linear(width, embed_dim)
         self.word_projection = nn.Linear(width, local_dim)
         self.report_type = nn.Linear(width, len(self.modalities))
@@ -116,8 +141,7 @@ class MedVLM(nn.Module):
         return Output(image=self._embed(pyramid, routing, logits), text=text, logit_scale=self.logit_scale)
 
     def _embed(self, pyramid: Pyramid, routing: Routing, logits: Tensor) -> ImageEmbedding:
-        pooled = self.image_norm(pyramid.levels[-1].mean(dim=(2, 3)))  # [B, C_L]
-        feature = self.image_projection(pooled).float()
+        feature = self.image_projection(self.image_norm(self.pool(pyramid))).float()
         return ImageEmbedding(
             embed=F.normalize(feature, dim=-1),
             feature=feature,
@@ -130,7 +154,8 @@ class MedVLM(nn.Module):
         """Write one self-contained folder that `medmoe.from_pretrained` reads; it holds no pickle.
 
         Raises:
-            ModelError: If the model wasn't made by `medmoe.create_model`, a recipe or `from_pretrained`.
+            ModelError: If the model wasn't made by `medmoe.create_model`, a recipe or `from_pretrained`, or if
+                something other than a saved model is in the folder.
         """
         assets = self.assets
         if assets is None:
@@ -138,4 +163,5 @@ class MedVLM(nn.Module):
                 "this model has no configuration, preprocessing and tokenizer to save",
                 remedy="build it with medmoe.create_model or a recipe",
             )
+        check_replaceable(Path(folder))
         return write_atomically(Path(folder), lambda aside: fill_folder(aside, self.state_dict(), assets))

@@ -64,7 +64,8 @@ def load_state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tenso
     optimizer.state.clear()
     for key, value in tensors.items():
         name, slot = key.rsplit("|", 1)
-        optimizer.state[parameters[name]][slot] = value.clone()
+        parameter = parameters[name]
+        optimizer.state[parameter][slot] = value.to(parameter.device, copy=True)
 
 
 class WeightAverage:

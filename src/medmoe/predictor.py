@@ -11,17 +11,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 from torch import Tensor
 
 from medmoe.build import load_model, preprocess_of, tokenizer_of
-from medmoe.data.images import read_image
-from medmoe.errors import DataError
+from medmoe.data.images import from_pillow, read_image
+from medmoe.errors import DataError, ModelError
 from medmoe.modalities import resolve
 from medmoe.model import MedVLM
 from medmoe.tasks.prompts import load_prompts
 from medmoe.types import ImageEmbedding, Sample, TextEmbedding
 
-Image = Any  # a path, a PIL image, or an array [H, W] / [H, W, 3] of uint8 or floats in [0, 1]
+# A path, a Pillow image, or an array or tensor [H, W] / [H, W, 3] of uint8 or floats in [0, 1].
+Image = Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,17 @@ class Predictor:
         model: The model, with its assets.
         device: Where to compute.
         batch_size: Images encoded at a time.
+
+    Raises:
+        ModelError: If the model was put together by hand, without preprocessing and tokenizer.
     """
 
     def __init__(self, model: MedVLM, *, device: str = "cpu", batch_size: int = 64) -> None:
-        assert model.assets is not None
+        if model.assets is None:
+            raise ModelError(
+                "this model has no preprocessing and tokenizer",
+                remedy="make it with medmoe.create_model or medmoe.from_pretrained",
+            )
         self.model = model.to(device).eval()
         self.device, self.batch_size = device, batch_size
         self.tokenizer = tokenizer_of(model)
@@ -68,7 +77,8 @@ class Predictor:
         """Embed images by their pixels alone.
 
         Args:
-            images: One image or several: paths, PIL images or arrays.
+            images: One image or a list of them: paths, Pillow images (of any mode, read as a file would be), arrays
+                or tensors; an array or tensor [n, H, W, 3] is n images.
             normalize: Whether the embeddings are brought to unit length, as similarities need.
 
         Returns:
@@ -138,8 +148,10 @@ class Predictor:
         Raises:
             DataError: If there are no labels.
         """
-        if not labels:
-            raise DataError("no labels to choose from")
+        if isinstance(labels, str) or not labels:
+            raise DataError(
+                f"no labels to choose from in {labels!r}", remedy='give a list, such as ["effusion", "mass"]'
+            )
         prompts = load_prompts()
         kind = "image" if modality is None else resolve(modality)
         rows = [F.normalize(self.encode_text(prompts.of(label, kind)).mean(dim=0), dim=0) for label in labels]
@@ -153,7 +165,8 @@ class Predictor:
 
     @torch.inference_mode()
     def _embed(self, images: Sequence[Image] | Image) -> list[ImageEmbedding]:
-        many = images if isinstance(images, (list, tuple)) else [images]
+        several = isinstance(images, (list, tuple)) or (isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4)
+        many = images if several else [images]
         if not len(many):
             raise DataError("no images")
         parts = []
@@ -163,21 +176,19 @@ class Predictor:
         return parts
 
     def _pixels(self, image: Image, index: int) -> Tensor:
-        if isinstance(image, (str, Path)):
-            key, array = str(image), read_image(Path(image))
-        else:
-            key, array = f"image {index}", np.asarray(image)
-        if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
-            raise DataError(f"an array of shape {array.shape}, allowed: [H, W] or [H, W, 3]", where=key)
-        if array.dtype != np.uint8:
-            array = array.astype(np.float32)
-            if array.size and (array.min() < 0 or array.max() > 1):
-                raise DataError(
-                    f"float pixels from {array.min():.3g} to {array.max():.3g}, allowed: 0 to 1",
-                    where=key,
-                    remedy="scale them, or give uint8",
-                )
-        return self.preprocess(Sample(key=key, image=array))[0]
+        key = str(image) if isinstance(image, (str, Path)) else f"image {index}"
+        return self.preprocess(Sample(key=key, image=_array(image, key)))[0]
+
+
+def _array(image: Image, key: str) -> NDArray[Any]:
+    if isinstance(image, (str, Path)):
+        return read_image(image)
+    if isinstance(image, Pillow.Image):
+        return from_pillow(image, where=key)
+    if isinstance(image, Tensor):
+        image = image.detach().cpu()
+        image = (image.float() if image.is_floating_point() else image).numpy()
+    return np.asarray(image)
 
 
 def _vector(embedding: ImageEmbedding | TextEmbedding, *, normalize: bool) -> Tensor:

@@ -51,11 +51,12 @@ class Progress:
         if row["kind"] == "val":
             accuracy = row["image_router_accuracy"]
             routed = "" if accuracy is None else f" image router {accuracy:.3f}"
-            self.bar.print(f"step {row['step']} validation loss {row['loss']:.3f} {terms}{routed}", highlight=False)
+            line = f"step {row['step']} validation loss {row['loss']:.3f} {terms}{routed}"
+            self.bar.print(line, highlight=False, soft_wrap=True)
             return
         facts = f"loss {row['loss']:.3f} {terms} {row['images_per_second']:.0f} images/s"
         self.bar.update(self.task, completed=row["step"], facts=facts)
         due = row["step"] - self.last_line >= self.steps // 10 or row["step"] in (1, self.steps)
         if not self.console.is_terminal and due:
             self.last_line = row["step"]
-            self.console.print(f"step {row['step']}/{self.steps} {facts}", highlight=False)
+            self.console.print(f"step {row['step']}/{self.steps} {facts}", highlight=False, soft_wrap=True)

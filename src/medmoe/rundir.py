@@ -14,7 +14,7 @@ from typing import Any
 
 from medmoe.config import RunConfig
 from medmoe.errors import UserError
-from medmoe.folder import write_text_atomically
+from medmoe.folder import read_json, write_text_atomically
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "tokenizers", "numpy", "pillow", "pyarrow", "pydicom")
 
@@ -49,13 +49,26 @@ class RunFolder:
         """The file of metrics, one JSON object a line."""
         return self.path / "metrics.jsonl"
 
+    @property
+    def quarantine(self) -> Path:
+        """The file of bad samples that were skipped, one JSON object a line; there when there was one."""
+        return self.path / "quarantine.jsonl"
+
     def tokenizer_folder(self) -> Path | None:
         """Give the newest checkpoint's folder, whose tokenizer a resumed run must use."""
         folders = sorted(self.path.glob("checkpoints/step-*/tokenizer.json"))
         return folders[-1].parent if folders else None
 
-    def begin(self, config: RunConfig, loads: Mapping[str, Any]) -> None:
-        """Write the resolved configuration and what made the run."""
+    def begin(self, config: RunConfig, loads: Mapping[str, Any] | None) -> None:
+        """Write the resolved configuration and what made the run.
+
+        Args:
+            config: The configuration.
+            loads: What was used of saved weights, by part; None for a run that goes on, which keeps what it said.
+        """
+        path = self.path / "run.json"
+        if loads is None:
+            loads = read_json(path).get("initialised_from", {}) if path.is_file() else {}
         write_text_atomically(self.path / "config.json", config.model_dump_json(indent=2) + "\n")
         facts = {
             **self.about,
@@ -66,7 +79,7 @@ class RunFolder:
             "machine": machine(),
             "initialised_from": {part: str(report) for part, report in loads.items()},
         }
-        write_text_atomically(self.path / "run.json", json.dumps(facts, indent=2) + "\n")
+        write_text_atomically(path, json.dumps(facts, indent=2) + "\n")
 
     def log(self, row: dict[str, Any]) -> dict[str, Any]:
         """Append a row to the metrics and give it back."""

@@ -11,19 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmoe.data.sources.base import Source
+from medmoe.errors import DataError
 from medmoe.folder import write_text_atomically
 from medmoe.model import MedVLM
 from medmoe.predictor import Predictor
 from medmoe.report import GalleryItem, write_report
+from medmoe.report.figures import HEADLINES
 from medmoe.rundir import RunFolder
 from medmoe.types import Box, Sample
-
-HEADLINES = (
-    ("routing", "image_router_accuracy"),
-    ("zeroshot_retrieval", "report_to_image_recall@5"),
-    ("zeroshot_classification", "balanced_accuracy"),
-    ("grounding", "pointing"),
-)
 
 
 def gallery(model: MedVLM, source: Source, *, per_modality: int = 3) -> list[GalleryItem]:
@@ -38,15 +33,18 @@ def gallery(model: MedVLM, source: Source, *, per_modality: int = 3) -> list[Gal
     counts: dict[str | None, int] = {}
     items = []
     for index in range(len(source)):
-        facts = source.facts(index)
-        if not facts.boxes or not facts.report or counts.get(facts.modality, 0) >= per_modality:
-            continue
-        box = facts.boxes[0]
-        phrase = box.phrase or box.label
-        if not predictor.tokenizer.find(facts.report, phrase):
+        try:
+            facts = source.facts(index)
+            if not facts.boxes or not facts.report or counts.get(facts.modality, 0) >= per_modality:
+                continue
+            box = facts.boxes[0]
+            phrase = box.phrase or box.label
+            if not predictor.tokenizer.find(facts.report, phrase):
+                continue
+            items.append(_item(predictor, source[index], phrase))
+        except DataError:  # told, or written to the quarantine, by what read the data before
             continue
         counts[facts.modality] = counts.get(facts.modality, 0) + 1
-        items.append(_item(predictor, source[index], phrase))
     return items
 
 
@@ -77,9 +75,7 @@ def points_right(heat: NDArray[np.float32], boxes: Sequence[Box]) -> bool:
     return any(b.x0 - margin <= x <= b.x1 + margin and b.y0 - margin <= y <= b.y1 + margin for b in boxes)
 
 
-def write_run_report(
-    run: Path, *, results: dict[str, Any] | None = None, gallery: Sequence[GalleryItem] = ()
-) -> Path:
+def write_run_report(run: Path, *, results: dict[str, Any] | None = None, gallery: Sequence[GalleryItem] = ()) -> Path:
     """Write `report.html` and `summary.md` of a run folder.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,12 +14,13 @@ import torch
 from torch import Tensor
 
 from medmoe import checkpoint
-from medmoe.build import build_loader, build_model, build_tokenizer, initialise, resolve_data
+from medmoe.build import build_loader, build_model, build_tokenizer, initialise, put_weights, resolve_data
 from medmoe.config import RunConfig
 from medmoe.data.loader import Loader
 from medmoe.data.sources.base import Source
 from medmoe.encoders.pretrained import LoadReport, freeze
 from medmoe.errors import UserError
+from medmoe.folder import find_folder
 from medmoe.model import MedVLM
 from medmoe.objectives import total_loss
 from medmoe.objectives.routing import routing_statistics
@@ -73,11 +75,9 @@ def fit(
         Interrupted: After Ctrl-C, when all is saved.
     """
     state, config = prepare(config, train=train, run=run, init=dict(init or {}), device=device)
-    quarantine = run.path / "quarantine.jsonl"
+    quarantine = run.quarantine
     frequency = config.train.accum_freq
-    loader = build_loader(
-        train, state.model, config, train=True, start=state.step * frequency, quarantine=quarantine
-    )
+    loader = build_loader(train, state.model, config, train=True, start=state.step * frequency, quarantine=quarantine)
     val_loader = None if val is None else build_loader(val, state.model, config, train=False, quarantine=quarantine)
     batches, meter = iter(loader), Meter(loader)
     try:
@@ -86,13 +86,14 @@ def fit(
             state.step += 1
             meter.count(config.data.batch_size * frequency)
             if config.model.experts.growing and state.step == grow_step(config):
-                copy_state(state.optimizer, state.model.experts.grow())
+                grow(state)
             last = state.step == config.train.steps
             if last or state.step == 1 or state.step % config.train.log_every == 0:
                 watch(run.log(train_row(state, loss, output, norm, meter, config)))
             if val_loader is not None and (last or state.step % config.train.val_every == 0):
                 watch(run.log(validate(state, val_loader, config, device)))
             if last or state.step % config.train.save_every == 0:
+                check_finite(state.step, loss, norm)
                 save(state, run, config)
     except KeyboardInterrupt:
         save(state, run, config)
@@ -109,8 +110,8 @@ def prepare(
 ) -> tuple[State, RunConfig]:
     """Build everything a run needs, from its newest checkpoint where there is one."""
     config, reports = resolve_data(config, train)
-    text_folder = Path(init["text"]) if "text" in init else None
-    tokenizer = build_tokenizer(config.model.text, reports, folder=run.tokenizer_folder() or text_folder)
+    brought = init_tokenizer(init)
+    tokenizer = build_tokenizer(config.model.text, reports, folder=run.tokenizer_folder() or brought)
     model = build_model(config.model, tokenizer, seed=config.train.seed)
     saved = checkpoint.load_latest(run.path)
     loads = {} if saved else initialise(model, init)
@@ -121,21 +122,31 @@ def prepare(
     optimizer = adamw(model, lr=settings.lr, weight_decay=settings.weight_decay, betas=settings.betas)
     state = State(model, optimizer, None, loads=loads)
     if saved:
-        model.load_state_dict(saved.weights)
+        put_weights(
+            model,
+            saved.weights,
+            where=str(run.path),
+            remedy="go on with the settings of its config.json, or give another --out",
+        )
         load_state_tensors(model, optimizer, saved.optimizer)
         state.step = saved.step
-        run.rewind(saved.step)
+    run.rewind(state.step)
     if settings.ema is not None:
         state.average = WeightAverage(model, settings.ema)
         if saved and saved.average:
-            state.average.weights = saved.average
-    run.begin(config, loads)
+            state.average.weights = {name: value.to(device) for name, value in saved.average.items()}
+    run.begin(config, None if saved else loads)
     return state, config
 
 
-def train_step(
-    state: State, batches: Iterator[Batch], config: RunConfig, device: str
-) -> tuple[Loss, Output, Tensor]:
+def init_tokenizer(init: Mapping[str, str]) -> Path | None:
+    """Find the tokenizer that saved parts bring: their word pieces' embeddings mean nothing under another one."""
+    if "text" in init:
+        return Path(init["text"])
+    return find_folder(init["model"]) if "model" in init else None
+
+
+def train_step(state: State, batches: Iterator[Batch], config: RunConfig, device: str) -> tuple[Loss, Output, Tensor]:
     """Take one optimiser step over `accum_freq` batches; returns the last batch's loss and output."""
     model, settings = state.model.train(), config.train
     set_lr(state.optimizer, settings.lr * warmup_cosine(state.step, steps=settings.steps, warmup=settings.warmup))
@@ -145,7 +156,8 @@ def train_step(
         with autocast(settings.precision, device):
             output = model(batch)
         loss = total_loss(output, batch, config.objectives, config.objective_options)
-        (loss.total / settings.accum_freq).backward()  # type: ignore[no-untyped-call]
+        if loss.total.requires_grad:  # else the batch has nothing that an objective reads
+            (loss.total / settings.accum_freq).backward()  # type: ignore[no-untyped-call]
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
     state.optimizer.step()
     if state.average is not None:
@@ -163,6 +175,29 @@ def autocast(precision: str, device: str) -> contextlib.AbstractContextManager[A
 def grow_step(config: RunConfig) -> int:
     """Give the step after which growing experts part."""
     return max(1, round(config.train.steps * config.train.grow_at))
+
+
+def grow(state: State) -> None:
+    """Part the growing experts; what the optimiser and the average know of the one, they then know of each."""
+    if state.average is not None:
+        with averaged(state):
+            state.model.experts.grow()
+            state.average.weights = {name: value.detach().clone() for name, value in state.model.state_dict().items()}
+    copy_state(state.optimizer, state.model.experts.grow())
+
+
+def check_finite(step: int, loss: Loss, norm: Tensor) -> None:
+    """Stop before broken weights are saved.
+
+    Raises:
+        UserError: If the loss or the gradient isn't finite.
+    """
+    for name, value in (("loss", float(loss.total.detach())), ("gradient's norm", float(norm))):
+        if not math.isfinite(value):
+            raise UserError(
+                f"the {name} is {value} at step {step}",
+                remedy="lower --set train.lr, or look for broken images with --on-bad-sample skip",
+            )
 
 
 class Meter:
@@ -191,20 +226,14 @@ def train_row(
     """Word one line of the metrics; the only place of the loop that reads values from the device.
 
     Raises:
-        UserError: If the loss isn't finite.
+        UserError: If the loss or the gradient isn't finite.
     """
-    statistics = routing_statistics(output.image.routing)
-    total = float(loss.total.detach())
-    if total != total or abs(total) == float("inf"):
-        raise UserError(
-            f"the loss is {total} at step {state.step}",
-            remedy="lower --set train.lr, or look for broken images with --on-bad-sample skip",
-        )
-    settings = config.train
+    check_finite(state.step, loss, norm)
+    statistics, settings = routing_statistics(output.image.routing), config.train
     return {
         "kind": "train",
         "step": state.step,
-        "loss": total,
+        "loss": float(loss.total.detach()),
         "terms": {name: float(value) for name, value in loss.terms.items()},
         "inactive": list(loss.inactive),
         "lr": settings.lr * warmup_cosine(state.step - 1, steps=settings.steps, warmup=settings.warmup),

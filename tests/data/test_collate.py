@@ -78,6 +78,6 @@ def test_without_a_tokenizer_reports_are_left_out() -> None:
 
 
 def test_a_modality_the_model_lacks_is_told_with_the_remedy() -> None:
-    expected = r"a:1: unknown modality 'pet'.*allowed: ct, xray; .*--set model.modalities=xray,ct,pet"
+    expected = r"""a:1: unknown modality 'pet'.*allowed: ct, xray; .*--set 'model.modalities=\["xray", "ct", "pet"\]'"""
     with pytest.raises(DataError, match=expected):
         batch(sample("a:1", modality="pet"))

@@ -210,7 +210,7 @@ def test_what_is_missing_on_the_machine_is_never_skipped() -> None:
 
 
 def test_a_modality_the_model_lacks_is_never_skipped() -> None:
-    with pytest.raises(DataError, match=r"unknown modality 'xray'.*--set model.modalities=ct,xray"):
+    with pytest.raises(DataError, match=r"unknown modality 'xray'.*--set 'model\.modalities=\[.ct., .xray.\]'"):
         first(loader(Memory(3), modalities=("ct",), on_bad_sample="skip"), 1)
 
 

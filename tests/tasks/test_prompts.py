@@ -5,7 +5,7 @@ import json
 import pytest
 
 from medmoe.data.sources.phantom_findings import FINDINGS
-from medmoe.tasks.prompts import ensemble, load_prompts, parse_prompts, spoken
+from medmoe.tasks.prompts import load_prompts, parse_prompts, spoken
 
 
 def test_every_phantom_finding_has_its_own_wordings() -> None:
@@ -46,9 +46,9 @@ def test_unlisted_findings_use_the_templates_and_say_so() -> None:
     assert prompts.origin("left_hook", "ct") == "general templates"
 
 
-def test_an_ensemble_needs_no_modality() -> None:
-    assert "Image showing a nodule." in ensemble("nodule")
-    assert ensemble("white_stone")[0] == "Image showing white stone."
+def test_wordings_need_no_modality() -> None:
+    assert "Image showing a nodule." in load_prompts().of("nodule")
+    assert load_prompts().of("white_stone")[0] == "Image showing white stone."
     assert spoken(" Spine_and  Muscles") == "spine and muscles"
 
 

@@ -27,10 +27,11 @@ class Tiny(nn.Module):
         self.image = nn.Linear(3, 4)
         self.text = nn.Embedding(50, 4)
         self.dropout = nn.Dropout(0.9)
+        self.scale = nn.Parameter(torch.tensor(7.0))
 
     @property
     def logit_scale(self) -> Tensor:
-        return torch.tensor(7.0)
+        return 1.0 * self.scale
 
     def encode_image(self, image: Tensor, *, modality: Tensor | None = None) -> ImageEmbedding:
         feature = self.dropout(self.image(image.mean(dim=(2, 3))))

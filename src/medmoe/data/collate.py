@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,7 +74,7 @@ def _modality_index(sample: Sample, modalities: Sequence[str]) -> int:
         raise DataError(
             unknown("modality", sample.modality, modalities),
             where=sample.key,
-            remedy=f"add it with --set model.modalities={','.join((*modalities, sample.modality))}",
+            remedy=f"train with --set 'model.modalities={json.dumps([*modalities, sample.modality])}'",
         )
     return list(modalities).index(sample.modality)
 

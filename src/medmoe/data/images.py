@@ -74,9 +74,22 @@ def decode(path: Path) -> Pixels:
         # Pillow turns a TIFF upright by itself when it loads it.
         orientation = 1 if image.format == "TIFF" else _orientation(image)
         pixels: Pixels = read_deep_colour(lambda: _open(file), where=str(path)) if deep else _values(image)
-    if orientation != 1:
-        pixels = np.ascontiguousarray(_UPRIGHT[orientation](pixels))
-    return flatten_grey(pixels)
+    return flatten_grey(_upright(pixels, orientation))
+
+
+def from_pillow(image: Image.Image, *, where: str = "image") -> Pixels:
+    """Take over an image that is open in Pillow, as `read_image` would have read it from a file.
+
+    Args:
+        image: An image of any mode; colours deeper than 8 bits have been lost by Pillow already.
+        where: What to call it in an error.
+
+    Raises:
+        DataError: If it is damaged, or has NaN or infinite pixels.
+    """
+    with _reading(Path(where)):
+        orientation = 1 if image.format == "TIFF" else _orientation(image)
+        return stretch(flatten_grey(_upright(_values(image), orientation)), where=where)
 
 
 def stretch(pixels: Pixels, *, where: str | Path | None = None) -> Pixels:
@@ -204,6 +217,10 @@ def _open(file: BinaryIO) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError
     return image
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    return pixels if orientation == 1 else np.ascontiguousarray(_UPRIGHT[orientation](pixels))
 
 
 def _orientation(image: Image.Image) -> int:

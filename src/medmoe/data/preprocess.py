@@ -206,7 +206,11 @@ def check(sample: Sample) -> Tensor:
             )
         pixels = pixels.clamp(0, 1)
     else:
-        raise DataError(f"image of type {image.dtype}; allowed: uint8 and float32", where=sample.key)
+        raise DataError(
+            f"image of type {image.dtype}; allowed: uint8, and floats from 0 to 1",
+            where=sample.key,
+            remedy="window or scale its values to floats from 0 to 1",
+        )
     return pixels[None] if grey else pixels.permute(2, 0, 1)
 
 

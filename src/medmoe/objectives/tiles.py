@@ -19,7 +19,7 @@ from medmoe.objectives.contrastive import NEVER
 EPS = 1e-8  # below this length a word or context has no direction: its cosine is 0 and passes no gradient
 TILE = 1 << 18  # numbers of one tile on CPU: 1 MiB in float32, about a core's second-level cache
 
-Room: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
+Room: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,21 +149,21 @@ def _attend(grid: Tensor, gram: Tensor | None, group: _Group, tau: float, room: 
         gram: [I, M, M] their Gram matrices, or None to go through contexts.
         group: The reports.
         tau: τ1.
-        room: Four tensors [I, R·n, M] to work in.
+        room: Five tensors [I, R·n, M] to work in.
     """
-    score, share, heat, reach = room
+    score, share, heat, reach, spare = room
     shape = (len(grid), *group.inverse.shape, grid.shape[2])  # [I, R, n, M]
     torch.bmm(group.words.expand(len(grid), -1, -1), grid, out=score)
     if group.mask is not None:
         score.view(shape).masked_fill_(~group.mask[:, :, None], NEVER)
     torch.softmax(score.view(shape), dim=2, out=share.view(shape))
-    torch.softmax(torch.mul(share, tau, out=reach), dim=2, out=heat)
-    product = torch.mul(heat, score, out=reach).sum(2)
+    torch.softmax(torch.mul(share, tau, out=spare), dim=2, out=heat)
+    product = torch.mul(heat, score, out=spare).sum(2)
     if gram is None:
         context = torch.bmm(heat, grid.transpose(1, 2))
         return _Attention(score, share, heat, reach, context, product, context.square().sum(2))
     torch.bmm(heat, gram, out=reach)
-    return _Attention(score, share, heat, reach, None, product, (heat * reach).sum(2))
+    return _Attention(score, share, heat, reach, None, product, torch.mul(heat, reach, out=spare).sum(2))
 
 
 def _similarity(
@@ -234,18 +234,20 @@ def _pull_back(
 
 
 def _scratch(grid: Tensor, groups: list[_Group]) -> Tensor:
-    """Room for the largest tile four times over: allocated once, it stays in cache."""
+    """Room for the largest tile five times over: allocated once, it stays in cache."""
     images, _, regions = grid.shape
     most = max((min(images, group.images) * group.inverse.numel() * regions for group in groups), default=0)
-    return grid.new_empty(4, most)
+    return grid.new_empty(5, most)
 
 
 def _room(scratch: Tensor, images: int, group: _Group, regions: int, *, fresh: bool) -> Room:
-    """Four [I, R·n, M] for one tile, the last two newly allocated when they are to outlive it."""
+    """Five [I, R·n, M] for one tile; those that a kept tile is made of, the third and fourth, `fresh` if wanted."""
     shape = (images, group.inverse.numel(), regions)
     size = shape[0] * shape[1] * shape[2]
-    first, second, third, fourth = (part[:size].view(shape) for part in scratch)
-    return first, second, torch.empty_like(third) if fresh else third, torch.empty_like(fourth) if fresh else fourth
+    score, share, heat, reach, spare = (part[:size].view(shape) for part in scratch)
+    if fresh:
+        heat, reach = torch.empty_like(heat), torch.empty_like(reach)
+    return score, share, heat, reach, spare
 
 
 def _gram(grid: Tensor) -> Tensor | None:

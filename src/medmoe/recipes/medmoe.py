@@ -41,10 +41,11 @@ def tiny() -> RunConfig:
             text=TextConfig(name="tiny", width=128, depth=2, heads=4, max_words=48),
             experts=ExpertConfig(shared=1, zero=True, width=64, grid=8, levels=(0, 1), kernel=1, conv="dense"),
             embed_dim=128,
+            pool="pyramid",
         ),
         objectives=OBJECTIVES,
         data=DataConfig(batch_size=64, workers=1),
-        train=TrainConfig(steps=800, lr=1.5e-3, warmup=0.1, clip=1.0, val_every=200, save_every=200),
+        train=TrainConfig(steps=800, lr=4e-3, warmup=0.1, clip=1.0, val_every=200, save_every=200),
     )
 
 

@@ -187,7 +187,7 @@ def collect(model: JointEncoder, loader: Iterable[Batch], device: torch.device |
         text_logits=text["text_logits"],
         samples=tuple(samples),
         modalities=tuple(model.modalities),
-        logit_scale=float(model.logit_scale),
+        logit_scale=model.logit_scale.detach().item(),
     )
 
 

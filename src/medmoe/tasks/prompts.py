@@ -37,6 +37,8 @@ class Prompts:
 
         >>> load_prompts().of("left_hook", "xray")[0]
         'X-ray showing left hook.'
+        >>> load_prompts().of("nodule")[0]
+        'There is a nodule.'
         """
         key = self._key(label, modality)
         phrase = MODALITIES[modality].phrase if modality in MODALITIES else modality or "image"
@@ -68,15 +70,6 @@ def spoken(label: str) -> str:
     'lung adenocarcinoma'
     """
     return " ".join(label.replace("_", " ").split()).lower()
-
-
-def ensemble(label: str, modality: str | None = None) -> list[str]:
-    """Word a finding in every way the library knows.
-
-    >>> ensemble("nodule")[0]
-    'There is a nodule.'
-    """
-    return list(load_prompts().of(label, modality))
 
 
 @cache

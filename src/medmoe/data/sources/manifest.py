@@ -263,7 +263,7 @@ class ManifestSource:
         if split not in self.splits:
             remedy = "ask for one of these, or for no split"
             if not self.splits:
-                remedy = "fill in a column 'split' (train, val, test; by patient), or ask for no split"
+                remedy = "fill in a column 'split' (train, val, test; by patient), or ask for no split (--split all)"
             there = ", ".join(f"{name} ({count} rows)" for name, count in self.splits.items()) or "none"
             raise DataError(f"no split {split!r}; the manifest has: {there}", where=str(self.path), remedy=remedy)
         matches = pc.equal(table["split"], split).combine_chunks()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -108,7 +109,7 @@ def ringed(core: float, rim: float, share: float) -> Painter:
 
     def paint(tissue: Array, cover: Array, scene: Scene, finding: Finding) -> None:
         blend(tissue, cover * finding.contrast, rim)
-        inner = Finding(finding.name, finding.u, finding.v, finding.r * share, finding.stretch, finding.turn, 1.0, 0)
+        inner = dataclasses.replace(finding, r=finding.r * share)
         blend(tissue, ellipse(scene.frame, inner) * cover, core)
 
     return paint
@@ -132,8 +133,10 @@ def demyelination(tissue: Array, cover: Array, scene: Scene, finding: Finding) -
 
 
 def anechoic(tissue: Array, cover: Array, scene: Scene, finding: Finding) -> None:
-    """Paint clear fluid in a round wall: no echo inside, more of it behind."""
+    """Paint clear fluid in a round bright wall: no echo inside, more of it behind."""
     tissue *= 1 + 0.9 * finding.contrast * shadow(scene.frame, finding)
+    outer = dataclasses.replace(finding, r=finding.r + 0.05)
+    blend(tissue, finding.contrast * ellipse(scene.frame, outer), 0.95)
     blend(tissue, cover, 0.06 - 0.05 * finding.contrast)
 
 

@@ -21,6 +21,7 @@ from medmoe.types import Box
 MAX_WORDS = 45
 SIZE_CUTS = (0.17, 0.30)  # longest side of the box, as a fraction of the image: small, moderate, large
 SEVERITY_CUTS = (0.82, 0.93)  # contrast of the finding: subtle below, marked above
+OPENING, CLOSING = 0.5, 0.1  # shares of reports with a first sentence on the study, with a last one on what is normal
 SYNONYM = 0.25  # share of findings named by their second name
 
 
@@ -65,9 +66,9 @@ def write_report(study: Study, boxes: tuple[Box, ...], rng: np.random.Generator)
         body = _body(study, boxes, said, rng)
     opening = _sentence(rng, own["opening"], view=table["view"].get(study.view, study.view))
     extra = [_negation(study, rng)] if rng.random() < 0.5 else []
-    if rng.random() < 0.4 or len(body) + len(extra) < 2:
+    if rng.random() < CLOSING or len(body) + len(extra) < 2:
         extra.append(_sentence(rng, own["closing"]))
-    report = " ".join(_fit(opening if rng.random() < 0.75 else None, body, extra))
+    report = " ".join(_fit(opening if rng.random() < OPENING else None, body, extra))
     return report, tuple(_as_written(report, said[finding.name]) for finding in study.findings)
 
 

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import medmoe
+from medmoe.data.sources.manifest import ManifestSource
+from medmoe.data.sources.phantom import PhantomSource
+from medmoe.errors import ConfigError, DataError
+from medmoe.evaluate import evaluate, gather
+from medmoe.model import MedVLM
+from micro import image_rows, write_manifest
+
+
+@pytest.fixture(scope="module")
+def model(run: Path) -> MedVLM:
+    return medmoe.from_pretrained(run)
+
+
+def test_gathering_keeps_every_sample_in_its_order_whatever_the_batch(model: MedVLM):
+    source = PhantomSource(12, size=32, seed=1)
+    small = gather(model, source, batch_size=5, workers=0)
+    large = gather(model, source, batch_size=64, workers=0)
+    keys = [source.facts(index).key for index in range(len(source))]
+    assert [sample.key for sample in small.samples] == [sample.key for sample in large.samples] == keys
+    torch.testing.assert_close(small.image_embed, large.image_embed)
+    torch.testing.assert_close(small.text_embed, large.text_embed)
+
+
+def test_bad_samples_are_left_out_only_when_asked(model: MedVLM, tmp_path: Path):
+    rows = image_rows(tmp_path, 5)
+    path = write_manifest(tmp_path, rows)
+    (tmp_path / rows[2]["image"]).write_bytes(b"no image")
+    source = ManifestSource(path)
+    with pytest.raises(DataError, match=r"manifest\.csv:3: image image-3\.jpg: not a readable image"):
+        gather(model, source, workers=0)
+    evidence = gather(model, source, workers=0, on_bad_sample="skip")
+    assert [sample.patient for sample in evidence.samples] == ["p1", "p2", "p4", "p5"]
+
+
+def test_the_same_seed_gives_the_same_figures(model: MedVLM):
+    evidence = gather(model, PhantomSource(72, size=32, seed=2), workers=0)
+    first, second = (evaluate(model, evidence, ["zeroshot_retrieval"], seed=5, resamples=20) for _ in range(2))
+    other = evaluate(model, evidence, ["zeroshot_retrieval"], seed=6, resamples=20)
+    assert first == second
+    name = "report_to_image_recall@5"
+    one, another = (found["tasks"]["zeroshot_retrieval"][name] for found in (first, other))
+    assert one["value"] == another["value"]
+    assert one["controls"]["shuffled"] != another["controls"]["shuffled"]
+
+
+def test_only_the_tasks_asked_for_are_run(model: MedVLM):
+    evidence = gather(model, PhantomSource(12, size=32), workers=0)
+    assert list(evaluate(model, evidence, ["routing"], resamples=5)["tasks"]) == ["routing"]
+    with pytest.raises(ConfigError, match="unknown task 'rooting'"):
+        evaluate(model, evidence, ["rooting"])

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from medmoe import checkpoint
+from medmoe.build import load_model
+from medmoe.config import RunConfig, parse
+from medmoe.errors import ModelError, UserError
+from medmoe.model import MedVLM
+from medmoe.rundir import RunFolder
+from medmoe.train import Interrupted, fit
+from small_runs import Crash, Memory, built, losses, micro, phantoms, rows, same_weights, stop_at, train
+
+GROWING = "model.experts.growing=true"
+EARLY = (GROWING, "train.grow_at=0.34", "train.ema=0.9")  # they part at step 2, before the stop
+LATE = (GROWING, "train.grow_at=0.84", "train.ema=0.9")  # at step 5, after it
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MedVLM]:
+    """Give a run that was never stopped, and its model; copy the folder before changing it."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return folder, train(folder, val=phantoms())
+
+
+@pytest.mark.parametrize(
+    ("settings", "ending"),
+    [
+        ((), KeyboardInterrupt),
+        ((), Crash),
+        (("train.ema=0.9",), KeyboardInterrupt),
+        (("train.accum_freq=2",), KeyboardInterrupt),
+        (("data.batching=within", "data.balance=0.5"), KeyboardInterrupt),
+        (EARLY, KeyboardInterrupt),
+        (EARLY, Crash),
+        (LATE, KeyboardInterrupt),
+        (('train.freeze=["text"]', "train.precision=bf16"), KeyboardInterrupt),
+    ],
+    ids=lambda value: ",".join(value) or "plain" if isinstance(value, tuple) else value.__name__,
+)
+def test_a_run_stopped_and_resumed_is_bit_identical_to_one_never_stopped(
+    tmp_path: Path, settings: tuple[str, ...], ending: type[BaseException]
+):
+    straight = train(tmp_path / "straight", *settings)
+    # Ctrl-C saves step 4 itself; after a crash there the checkpoint of step 3 is taken up
+    with pytest.raises((Interrupted, Crash)):
+        train(tmp_path / "stopped", *settings, watch=stop_at(4, ending))
+    resumed = train(tmp_path / "stopped", *settings, resume=True)
+    assert same_weights(straight, resumed)
+    assert losses(tmp_path / "straight") == losses(tmp_path / "stopped")
+    one, other = (checkpoint.load(checkpoint.found(tmp_path / name)[-1]) for name in ("straight", "stopped"))
+    for mine, its in ((one.weights, other.weights), (one.optimizer, other.optimizer)):
+        assert mine.keys() == its.keys()
+        assert all(torch.equal(mine[name], its[name]) for name in mine)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path):
+    with pytest.raises(Interrupted, match=r"stopped at step 2, saved in .*; go on with --resume latest") as got:
+        train(tmp_path, watch=stop_at(2))
+    assert str(tmp_path) in str(got.value)
+    assert [path.name for path in checkpoint.found(tmp_path)] == ["step-0000002"]
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_stopped_run_is_already_a_model(tmp_path: Path):
+    with pytest.raises(Interrupted):
+        train(tmp_path, watch=stop_at(2))
+    assert load_model(tmp_path).modalities == built().modalities
+
+
+def test_each_step_is_in_the_metrics_once_after_a_crash(tmp_path: Path):
+    with pytest.raises(Crash):
+        train(tmp_path, val=phantoms(), watch=stop_at(5, Crash))
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5]
+    train(tmp_path, val=phantoms(), resume=True)
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows(tmp_path, "val")] == [3, 6]
+
+
+def test_a_run_that_crashed_before_its_first_checkpoint_starts_over(tmp_path: Path, finished: tuple[Path, MedVLM]):
+    with pytest.raises(Crash):
+        train(tmp_path, watch=stop_at(2, Crash))
+    resumed = train(tmp_path, resume=True)
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert same_weights(resumed, finished[1])
+
+
+def test_resuming_in_an_empty_folder_starts_afresh(tmp_path: Path, finished: tuple[Path, MedVLM]):
+    assert same_weights(train(tmp_path, resume=True), finished[1])
+
+
+def test_a_run_folder_that_holds_a_run_is_not_written_over(finished: tuple[Path, MedVLM]):
+    before = (finished[0] / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match="exists and isn't empty"):
+        train(finished[0])
+    assert (finished[0] / "metrics.jsonl").read_bytes() == before
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, finished: tuple[Path, MedVLM]):
+    folder, first = shutil.copytree(finished[0], tmp_path / "run"), finished[1]
+    before = (folder / "metrics.jsonl").read_bytes()
+    assert same_weights(first, train(folder, val=phantoms(), resume=True))
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_finished_run_goes_on_to_more_steps(tmp_path: Path, finished: tuple[Path, MedVLM]):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    train(folder, "train.steps=8", resume=True)
+    assert [row["step"] for row in rows(folder)] == list(range(1, 9))
+
+
+def test_a_broken_newest_checkpoint_costs_steps_not_the_run(tmp_path: Path, finished: tuple[Path, MedVLM]):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    (checkpoint.found(folder)[-1] / "model.safetensors").write_bytes(b"torn")
+    assert same_weights(finished[1], train(folder, resume=True))
+
+
+def test_a_resumed_run_keeps_its_vocabulary(tmp_path: Path):
+    with pytest.raises(Interrupted):
+        train(tmp_path, watch=stop_at(2))
+    kept = (tmp_path / "checkpoints" / "step-0000002" / "tokenizer.json").read_bytes()
+    train(tmp_path, source=phantoms(30, seed=7), resume=True)
+    assert (tmp_path / "model" / "tokenizer.json").read_bytes() == kept
+
+
+def test_modalities_from_the_data_are_the_same_after_resuming(tmp_path: Path):
+    data = Memory([sample for sample in phantoms().samples if sample.modality in ("mri", "ct")])
+    with pytest.raises(Interrupted):
+        train(tmp_path, source=data, watch=stop_at(2))
+    model = train(tmp_path, source=Memory(data.samples[::-1]), resume=True)
+    assert model.modalities == ("ct", "mri")
+    written = parse(RunConfig, json.loads((tmp_path / "config.json").read_text()))
+    assert written.model.modalities == ("ct", "mri")
+
+
+@pytest.mark.parametrize("change", ["data", "settings"])
+def test_resuming_with_what_the_checkpoint_does_not_fit_is_told(finished: tuple[Path, MedVLM], change: str):
+    data = Memory([sample for sample in phantoms().samples if sample.modality in ("mri", "ct")])
+    more = {"source": data} if change == "data" else {}
+    settings = () if change == "data" else ("model.embed_dim=8",)
+    with pytest.raises(ModelError, match="weights don't fit the configuration") as got:
+        train(finished[0], *settings, resume=True, **more)
+    assert got.value.where == str(finished[0])
+    assert "config.json" in (got.value.remedy or "")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_run_resumes_on_a_gpu(tmp_path: Path):
+    run = RunFolder(tmp_path)
+    with pytest.raises(Interrupted):
+        fit(micro("train.ema=0.9"), train=phantoms(), val=None, run=run, device="cuda", watch=stop_at(2))
+    model = fit(micro("train.ema=0.9"), train=phantoms(), val=phantoms(), run=run, device="cuda")
+    assert next(model.parameters()).is_cuda
