@@ -7,6 +7,7 @@ from torch import nn
 from medmoe.build import build_model, build_tokenizer
 from medmoe.config import TextConfig
 from medmoe.describe import describe, multiply_adds, parameters
+from medmoe.layers import Pointwise
 from medmoe.recipes import RECIPES
 from small_runs import built
 
@@ -17,6 +18,7 @@ from small_runs import built
         # places × output channels × input channels of a group × kernel
         (nn.Conv2d(3, 8, 3, padding=1), 10 * 10 * 8 * 3 * 9),
         (nn.Conv2d(3, 8, 3, padding=1, stride=2, bias=False), 5 * 5 * 8 * 3 * 9),
+        (Pointwise(3, 8), 10 * 10 * 8 * 3),
         (nn.Conv2d(3, 6, 1, groups=3), 10 * 10 * 6 * 1 * 1),
     ],
 )

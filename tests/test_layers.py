@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from medmoe.errors import ConfigError
-from medmoe.layers import NORMS, norm2d, to_grid
+from medmoe.layers import NORMS, Pointwise, norm2d, to_grid
 
 
 @pytest.mark.parametrize("name", NORMS)
@@ -31,6 +32,14 @@ def test_group_norm_sees_one_image_at_a_time():
 def test_an_unknown_norm_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'group'"):
         norm2d("gruop", 8)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_pointwise_layer_is_a_convolution_of_one_by_one(bias: bool):
+    layer = Pointwise(3, 5, bias=bias)
+    x = torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight, layer.bias))
+    assert layer.state_dict().keys() == nn.Conv2d(3, 5, 1, bias=bias).state_dict().keys()
 
 
 def test_a_map_of_the_grids_size_is_left_alone():

@@ -1,3 +1,5 @@
+"""Runs that don't begin at nothing: resumed ones, and ones that start from saved weights."""
+
 from __future__ import annotations
 
 import json
@@ -6,16 +8,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from medmoe import checkpoint
-from medmoe.build import load_model
-from medmoe.config import RunConfig, parse
+from medmoe.build import adopt, build_text, load_model, tokenizer_of
+from medmoe.config import RunConfig, TextConfig, parse
+from medmoe.data.text import ReportTokenizer
 from medmoe.errors import ModelError, UserError
 from medmoe.model import MedVLM
 from medmoe.rundir import RunFolder
-from medmoe.train import Interrupted, fit
-from small_runs import Crash, Memory, built, losses, micro, phantoms, rows, same_weights, stop_at, train
+from medmoe.train import Interrupted, fit, prepare
+from small_runs import Crash, Memory, batch_of, built, losses, micro, phantoms, rows, same_weights, stop_at, train
 
+BERT = {
+    "model_type": "bert",
+    "vocab_size": 400,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 80,
+}
 GROWING = "model.experts.growing=true"
 EARLY = (GROWING, "train.grow_at=0.34", "train.ema=0.9")  # they part at step 2, before the stop
 LATE = (GROWING, "train.grow_at=0.84", "train.ema=0.9")  # at step 5, after it
@@ -33,7 +46,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MedVLM]:
     [
         ((), KeyboardInterrupt),
         ((), Crash),
-        (("train.ema=0.9",), KeyboardInterrupt),
         (("train.accum_freq=2",), KeyboardInterrupt),
         (("data.batching=within", "data.balance=0.5"), KeyboardInterrupt),
         (EARLY, KeyboardInterrupt),
@@ -147,6 +159,49 @@ def test_resuming_with_what_the_checkpoint_does_not_fit_is_told(finished: tuple[
         train(finished[0], *settings, resume=True, **more)
     assert got.value.where == str(finished[0])
     assert "config.json" in (got.value.remedy or "")
+
+
+def test_a_run_that_starts_from_a_model_begins_with_its_embeddings_and_says_so(tmp_path: Path):
+    saved = train(tmp_path / "first").eval()
+    init = {"model": str(tmp_path / "first")}
+    config = adopt(micro(), init)
+    run = RunFolder(tmp_path / "second")
+    state, _ = prepare(config, train=phantoms(30, seed=7), run=run, init=init, device="cpu")
+    batch = batch_of(saved, phantoms(seed=5))
+    with torch.inference_mode():
+        wanted, got = saved(batch), state.model.eval()(batch_of(state.model, phantoms(seed=5)))
+    torch.testing.assert_close(got.image.embed, wanted.image.embed, rtol=0, atol=1e-6)
+    torch.testing.assert_close(got.text.embed, wanted.text.embed, rtol=0, atol=1e-6)
+    count = len(saved.state_dict())
+    told = json.loads((tmp_path / "second" / "run.json").read_text())["initialised_from"]
+    assert told == {"model": f"used {count} of {count} tensors (the model has {count})"}
+
+
+def test_a_run_started_from_a_model_remembers_it_after_resuming(tmp_path: Path):
+    train(tmp_path / "first", "train.steps=1")
+    init = {"model": str(tmp_path / "first")}
+    settings = ("train.steps=3", "train.seed=8")
+    with pytest.raises(Interrupted):
+        train(tmp_path / "b", *settings, init=init, watch=stop_at(2))
+    resumed = train(tmp_path / "b", *settings, init=init, resume=True)
+    assert same_weights(resumed, train(tmp_path / "c", *settings, init=init))
+    assert "used" in json.loads((tmp_path / "b" / "run.json").read_text())["initialised_from"]["model"]
+
+
+def test_a_text_folder_brings_its_tokenizer_and_weights(tmp_path: Path):
+    reports = [sample.report or "" for sample in phantoms().samples]
+    folder = tmp_path / "bert"
+    tokenizer = ReportTokenizer.train(reports, vocab_size=200)
+    tokenizer.save(folder)
+    hf = {**BERT, "vocab_size": tokenizer.vocab_size}
+    (folder / "config.json").write_text(json.dumps(hf))
+    init = {"text": str(folder)}
+    config = adopt(micro("model.text.last_layers=1"), init)
+    donor = build_text(TextConfig(name="hf", hf=hf, last_layers=1))
+    save_file(donor.state_dict(), folder / "model.safetensors")
+    model = fit(config, train=phantoms(seed=2), val=None, run=RunFolder(tmp_path / "run"), init=init)
+    assert tokenizer_of(model).vocab_size == tokenizer.vocab_size
+    assert same_weights(model.text, donor)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -125,6 +125,7 @@ def build_model(config: ModelConfig, tokenizer: ReportTokenizer, *, seed: int = 
             embed_dim=config.embed_dim,
             local_dim=config.experts.width,
             pool=config.pool,
+            pool_norm=config.pool_norm,
         )
     preprocess = Preprocess(size=config.vision.image_size)
     model.assets = Assets(

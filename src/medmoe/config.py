@@ -121,7 +121,8 @@ class ModelConfig(Config):
     Attributes:
         modalities: Experts' modalities in order; None takes those of the training data.
         embed_dim: E.
-        pool: How levels become the global feature: `last` (the mean of the last) or `pyramid` (mean and maximum of all).
+        pool: How levels become the global feature: `last` (its mean) or `pyramid` (mean and maximum of all).
+        pool_norm: How that feature is normalised: `layer`, or `batch` (learns faster; forbids gradient caching).
     """
 
     vision: VisionConfig = VisionConfig()
@@ -131,6 +132,7 @@ class ModelConfig(Config):
     modalities: tuple[str, ...] | None = None
     embed_dim: int = 512
     pool: str = "last"
+    pool_norm: str = "layer"
 
 
 class DataConfig(Config):

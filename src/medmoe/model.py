@@ -35,6 +35,10 @@ POOLS: dict[str, tuple[Callable[[Pyramid], Tensor], Callable[[Sequence[int]], in
     "pyramid": (pool_pyramid, lambda channels: 2 * sum(channels)),
 }
 
+# `batch` puts every channel on one scale over the images of the batch, and a small network then learns several times
+# as fast; but images of a batch depend on each other in training, so exact gradient caching isn't possible with it.
+POOL_NORMS: dict[str, Callable[[int], nn.Module]] = {"layer": nn.LayerNorm, "batch": nn.BatchNorm1d}
+
 
 class MedVLM(nn.Module):
     """A medical vision-language model whose image features pass through routed experts.
@@ -55,9 +59,10 @@ class MedVLM(nn.Module):
         embed_dim: E.
         local_dim: D.
         pool: How the pyramid becomes the global feature, a name of `POOLS`.
+        pool_norm: How that feature is normalised, a name of `POOL_NORMS`.
 
     Raises:
-        ConfigError: If the pooling is unknown.
+        ConfigError: If the pooling or its norm is unknown.
     """
 
     def __init__(
@@ -74,10 +79,13 @@ class MedVLM(nn.Module):
         embed_dim: int,
         local_dim: int,
         pool: str = "last",
+        pool_norm: str = "layer",
     ) -> None:
         super().__init__()
         if pool not in POOLS:
             raise ConfigError(unknown("pool", pool, POOLS), where="model.pool")
+        if pool_norm not in POOL_NORMS:
+            raise ConfigError(unknown("pool norm", pool_norm, POOL_NORMS), where="model.pool_norm")
         self.pool, pooled = POOLS[pool]
         channels: Sequence[int] = vision.channels  # type: ignore[assignment]
         width: int = text.width  # type: ignore[assignment]
@@ -85,7 +93,7 @@ class MedVLM(nn.Module):
         self.image_router, self.text_router = image_router, text_router
         self.train_route, self.infer_route = train_route, infer_route
         self.modalities = tuple(modalities)
-        self.image_norm = nn.LayerNorm(pooled(channels))
+        self.image_norm = POOL_NORMS[pool_norm](pooled(channels))
         self.image_projection = nn.Linear(pooled(channels), embed_dim)
         self.text_projection = nn.Linear(width, embed_dim)
         self.word_projection = nn.Linear(width, local_dim)

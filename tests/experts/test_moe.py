@@ -21,7 +21,9 @@ def mixture(shared=0, special=3, **options):
 
 def levels(batch=6):
     generator = torch.Generator().manual_seed(1)
-    return Pyramid(tuple(torch.randn(batch, c, s, s, generator=generator) for c, s in zip(CHANNELS, (8, 4), strict=True)))
+    return Pyramid(
+        tuple(torch.randn(batch, c, s, s, generator=generator) for c, s in zip(CHANNELS, (8, 4), strict=True))
+    )
 
 
 def routing(chosen, weight=None):

@@ -77,7 +77,9 @@ def test_soft_selection_keeps_every_probability():
     torch.testing.assert_close(routing.weight, IMAGE_LOGITS.softmax(1).sort(dim=1, descending=True).values)
 
 
-@pytest.mark.parametrize(("gradient", "value_is_one", "flows"), [("none", 1, 0), ("alpha", 0, 1), ("straight_through", 1, 1)])
+@pytest.mark.parametrize(
+    ("gradient", "value_is_one", "flows"), [("none", 1, 0), ("alpha", 0, 1), ("straight_through", 1, 1)]
+)
 def test_hard_selection_sends_back_only_the_gradient_asked_for(gradient, value_is_one, flows):
     logits = IMAGE_LOGITS.clone().requires_grad_()
     routing = select(logits, selection="hard", gradient=gradient)
@@ -124,7 +126,12 @@ def test_unknown_names_say_what_is_allowed(make, message):
 def test_every_source_ignores_the_order_of_the_batch(name):
     order = torch.tensor([2, 0, 3, 1])
     base = scores()
-    moved = Scores(*(None if x is None else x[order] for x in (base.image_logits, base.text_logits, None, base.modality, base.image)))
+    moved = Scores(
+        *(
+            None if x is None else x[order]
+            for x in (base.image_logits, base.text_logits, None, base.modality, base.image)
+        )
+    )
     straight, permuted = Router(name)(base), Router(name)(moved)
     assert torch.equal(straight.expert[order], permuted.expert)
     torch.testing.assert_close(straight.weight[order], permuted.weight)

@@ -89,4 +89,3 @@ class MixtureOfExperts(nn.Module):
             return (stacked * weight[:, None, None, None])[order.argsort()]
         regions = stacked.new_zeros(images, *stacked.shape[1:])
         return regions.index_add(0, rows, stacked * weight[:, None, None, None])
-

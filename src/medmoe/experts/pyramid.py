@@ -9,18 +9,20 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from medmoe.errors import ConfigError, unknown
-from medmoe.layers import norm2d, to_grid
+from medmoe.layers import Pointwise, norm2d, to_grid
 from medmoe.types import Pyramid
 
 
 def _dense(width: int, kernel: int) -> nn.Module:
+    if kernel == 1:
+        return Pointwise(width, width, bias=False)
     return nn.Conv2d(width, width, kernel, padding=kernel // 2, bias=False)
 
 
 def _separable(width: int, kernel: int) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width, bias=False),
-        nn.Conv2d(width, width, 1, bias=False),
+        Pointwise(width, width, bias=False),
     )
 
 
@@ -71,12 +73,12 @@ class PyramidExpert(nn.Module):
         if conv not in CONVOLUTIONS:
             raise ConfigError(unknown("expert convolution", conv, CONVOLUTIONS))
         self.levels, self.grid = tuple(levels), grid
-        self.project = nn.ModuleList(nn.Conv2d(channels[level], width, 1) for level in self.levels)
+        self.project = nn.ModuleList(Pointwise(channels[level], width) for level in self.levels)
         self.block = nn.Sequential(
             *(nn.Sequential(CONVOLUTIONS[conv](width, kernel), norm2d(norm, width), nn.ReLU()) for _ in range(layers))
         )
-        self.scale = nn.Conv2d(width * len(self.levels), len(self.levels), 1)
-        self.out = nn.Conv2d(width, width, 1)
+        self.scale = Pointwise(width * len(self.levels), len(self.levels))
+        self.out = Pointwise(width, width)
         if zero:
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]

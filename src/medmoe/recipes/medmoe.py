@@ -37,15 +37,16 @@ def tiny() -> RunConfig:
     return RunConfig(
         recipe="tiny",
         model=ModelConfig(
-            vision=VisionConfig(name="tiny", image_size=64, channels=(32, 64, 128, 256)),
-            text=TextConfig(name="tiny", width=128, depth=2, heads=4, max_words=48),
+            vision=VisionConfig(name="tiny", image_size=64, channels=(24, 48, 96, 128)),
+            text=TextConfig(name="tiny", width=128, depth=1, heads=4, max_words=48),
             experts=ExpertConfig(shared=1, zero=True, width=64, grid=8, levels=(0, 1), kernel=1, conv="dense"),
             embed_dim=128,
             pool="pyramid",
+            pool_norm="batch",
         ),
         objectives=OBJECTIVES,
-        data=DataConfig(batch_size=64, workers=1),
-        train=TrainConfig(steps=800, lr=4e-3, warmup=0.1, clip=1.0, val_every=200, save_every=200),
+        data=DataConfig(batch_size=64, workers=1, augment=0),
+        train=TrainConfig(steps=1200, lr=4e-3, warmup=0.1, clip=1.0, val_every=200, save_every=200),
     )
 
 
