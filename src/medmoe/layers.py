@@ -40,8 +40,8 @@ class Pointwise(nn.Conv2d):
     def forward(self, feature: Tensor) -> Tensor:
         """Map [B, C, H, W] to [B, outputs, H, W]."""
         rows = feature.flatten(2).transpose(1, 2)  # [B, H·W, C]
-        mapped = F.linear(rows, self.weight[:, :, 0, 0], self.bias).transpose(1, 2)
-        return mapped.unflatten(2, feature.shape[2:])
+        mapped: Tensor = F.linear(rows, self.weight[:, :, 0, 0], self.bias).transpose(1, 2)
+        return mapped.reshape(*mapped.shape[:2], *feature.shape[2:])
 
 
 def to_grid(feature: Tensor, grid: int) -> Tensor:

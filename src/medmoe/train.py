@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -82,11 +84,12 @@ def fit(
     batches, meter = iter(loader), Meter(loader)
     try:
         while state.step < config.train.steps:
-            loss, output, norm = train_step(state, batches, config, device)
-            state.step += 1
+            with undisturbed():
+                loss, output, norm = train_step(state, batches, config, device)
+                state.step += 1
+                if config.model.experts.growing and state.step >= grow_step(config):
+                    grow(state)
             meter.count(config.data.batch_size * frequency)
-            if config.model.experts.growing and state.step == grow_step(config):
-                grow(state)
             last = state.step == config.train.steps
             if last or state.step == 1 or state.step % config.train.log_every == 0:
                 watch(run.log(train_row(state, loss, output, norm, meter, config)))
@@ -177,8 +180,26 @@ def grow_step(config: RunConfig) -> int:
     return max(1, round(config.train.steps * config.train.grow_at))
 
 
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold Ctrl-C back until the body is done, so that no step is saved half taken."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[bool] = []
+    before = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
+
+
 def grow(state: State) -> None:
-    """Part the growing experts; what the optimiser and the average know of the one, they then know of each."""
+    """Part the growing experts, once; what the optimiser and the average know of the one, they then know of each."""
+    if state.model.experts.grown:
+        return
     if state.average is not None:
         with averaged(state):
             state.model.experts.grow()
