@@ -4,7 +4,7 @@ PYTHON ?= python3
 OUT ?= runs/demo
 
 # The demo: patients to learn from and to be tested on (another seed, so none is shared), image side in pixels.
-TRAIN_PATIENTS ?= 4000
+TRAIN_PATIENTS ?= 8000
 TEST_PATIENTS ?= 900
 SIZE ?= 64
 TRAIN_FLAGS ?=

@@ -46,7 +46,7 @@ def tiny() -> RunConfig:
         ),
         objectives=OBJECTIVES,
         data=DataConfig(batch_size=64, workers=1, augment=0),
-        train=TrainConfig(steps=1200, lr=4e-3, warmup=0.1, clip=1.0, val_every=200, save_every=200),
+        train=TrainConfig(steps=1500, lr=4e-3, warmup=0.1, clip=1.0, val_every=200, save_every=200),
     )
 
 
