@@ -56,3 +56,13 @@ def test_only_the_tasks_asked_for_are_run(model: MedVLM):
     assert list(evaluate(model, evidence, ["routing"], resamples=5)["tasks"]) == ["routing"]
     with pytest.raises(ConfigError, match="unknown task 'rooting'"):
         evaluate(model, evidence, ["rooting"])
+
+
+def test_candidate_experts_keeps_the_regions_through_every_expert(model: MedVLM):
+    source = PhantomSource(6, size=32, seed=1)
+    plain, every = gather(model, source, workers=0), gather(model, source, workers=0, candidate_experts=True)
+    assert plain.candidate_regions is None
+    assert every.candidate_regions is not None
+    assert every.candidate_regions.shape == (len(model.modalities), *plain.regions.shape)
+    chosen = every.image_logits.argmax(dim=1)
+    torch.testing.assert_close(every.candidate_regions[chosen, torch.arange(len(chosen))], plain.regions)

@@ -205,6 +205,9 @@ def evaluate_command(
     workers: Annotated[int, typer.Option(help="Loader processes.")] = 1,
     seed: Annotated[int, typer.Option(help="Of bootstrap and permutations.")] = 0,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 1000,
+    candidate_experts: Annotated[
+        bool, typer.Option(help="Score each candidate report through its own text's expert: K more passes.")
+    ] = False,
     on_bad_sample: BadSample = "raise",
     device: Device = "cpu",
     column: Columns = [],  # noqa: B006
@@ -224,7 +227,13 @@ def evaluate_command(
     loaded = load_model(model).to(_check_device(device))
     source = _open(data, split, _pairs(column, "--column"), skip_bad=on_bad_sample == "skip")
     evidence = gather(
-        loaded, source, batch_size=batch_size, workers=workers, on_bad_sample=on_bad_sample, device=device
+        loaded,
+        source,
+        batch_size=batch_size,
+        workers=workers,
+        on_bad_sample=on_bad_sample,
+        device=device,
+        candidate_experts=candidate_experts,
     )
     results = evaluate(loaded, evidence, names, seed=seed, resamples=resamples)
     results["about"] = {
@@ -236,6 +245,7 @@ def evaluate_command(
         "skipped": len(source) - len(evidence),
         "seed": seed,
         "resamples": resamples,
+        "candidate_experts": candidate_experts,
         "preprocess_fingerprint": (loaded.assets.preprocess if loaded.assets else {}).get("fingerprint"),
         "versions": versions(),
         "git_commit": git_commit(),

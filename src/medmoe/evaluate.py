@@ -20,15 +20,16 @@ def gather(
     workers: int = 1,
     on_bad_sample: str = "raise",
     device: str = "cpu",
+    candidate_experts: bool = False,
 ) -> Evidence:
-    """Run a model over every sample of a source, in order.
+    """Run a model over every sample of a source, in order; see `medmoe.tasks.collect`.
 
     Raises:
         UserError: If a setting isn't allowed, or an image is bad and `on_bad_sample` is `raise`.
     """
     data = parse(DataConfig, {"batch_size": batch_size, "workers": workers, "on_bad_sample": on_bad_sample})
     loader = build_loader(source, model, RunConfig(recipe="eval", data=data), train=False)
-    return collect(model, loader, device)
+    return collect(model, loader, device, candidate_experts=candidate_experts)
 
 
 def evaluate(

@@ -12,6 +12,7 @@ from medmoe.objectives.local import word_region_similarity
 from medmoe.tasks.base import Evidence
 from medmoe.tasks.retrieval import Retrieval
 from medmoe.tasks.similarity import local_similarity, of_pairs
+from medmoe.types import Sample
 
 DIRECTIONS = ("report_to_image", "image_to_report")
 
@@ -141,3 +142,28 @@ def test_blocks_of_images_change_nothing() -> None:
     words = torch.randn(70, 3, 8, generator=torch.Generator().manual_seed(1))
     mask = torch.ones(70, 3, dtype=torch.bool)
     torch.testing.assert_close(local_similarity(regions, words, mask), word_region_similarity(regions, words, mask))
+
+
+def test_candidates_can_be_scored_through_their_own_texts_expert():
+    generator = torch.Generator().manual_seed(0)
+    regions = torch.randn(2, 3, 8, 2, 2, generator=generator)  # K = 2 experts, 3 images
+    words, mask = torch.randn(3, 4, 8, generator=generator), torch.ones(3, 4, dtype=torch.bool)
+    logits = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    embed = torch.nn.functional.normalize(torch.randn(3, 8, generator=generator), dim=1)
+    found = Evidence(
+        image_embed=embed,
+        regions=regions[0],
+        image_logits=logits,
+        has_report=torch.ones(3, dtype=torch.bool),
+        text_embed=embed,
+        words=words,
+        word_mask=mask,
+        text_logits=logits,
+        samples=tuple(Sample(key=str(i), image=np.zeros((0, 0), np.uint8)) for i in range(3)),
+        modalities=("xray", "ct"),
+        logit_scale=1.0,
+        candidate_regions=regions,
+    )
+    local = torch.from_numpy(of_pairs(found, [0, 1, 2])["local"])
+    through = [word_region_similarity(one, words, mask) for one in regions]
+    torch.testing.assert_close(local, torch.stack([through[0][:, 0], through[1][:, 1], through[0][:, 2]], dim=1))

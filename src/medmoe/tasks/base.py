@@ -35,6 +35,8 @@ class Evidence:
         modalities: The model's K modalities, in the order of its experts.
         logit_scale: Multiplier of the global cosine.
         local_scale: Multiplier of the local similarity when both are combined.
+        candidate_regions: [K, n, D, G, G] regions through every expert, only when each candidate report is scored
+            through the expert that its own text chose.
     """
 
     image_embed: Tensor
@@ -49,6 +51,7 @@ class Evidence:
     modalities: tuple[str, ...]
     logit_scale: float
     local_scale: float = LOCAL_SCALE
+    candidate_regions: Tensor | None = None
 
     def __len__(self) -> int:
         """Count the images."""
@@ -72,8 +75,13 @@ class JointEncoder(Protocol):
         """[] multiplier of the global cosine."""
         ...
 
-    def encode_image(self, image: Tensor, *, modality: Tensor | None = None) -> ImageEmbedding:
-        """Embed images [B, 3, H, W] through the expert that the image router chose; `modality` is an oracle's."""
+    def encode_image(
+        self, image: Tensor, *, expert: Tensor | None = None, modality: Tensor | None = None
+    ) -> ImageEmbedding:
+        """Embed images [B, 3, H, W] through the expert that the image router chose, or through `expert` [B].
+
+        `modality` is an oracle's.
+        """
         ...
 
     def encode_text(self, tokens: Tokens) -> TextEmbedding:
@@ -148,7 +156,13 @@ def skipped(reason: str, **details: Any) -> TaskResult:
     return TaskResult({}, {"skipped": reason, **details})
 
 
-def collect(model: JointEncoder, loader: Iterable[Batch], device: torch.device | str = "cpu") -> Evidence:
+def collect(
+    model: JointEncoder,
+    loader: Iterable[Batch],
+    device: torch.device | str = "cpu",
+    *,
+    candidate_experts: bool = False,
+) -> Evidence:
     """Run a model over a finite loader and keep what it says of each image and report.
 
     Images pass the expert that the image router chose: reports play no part in it, and the modality only where a
@@ -158,10 +172,13 @@ def collect(model: JointEncoder, loader: Iterable[Batch], device: torch.device |
         model: The model, already on `device`; put into evaluation mode for the while.
         loader: Batches with their `samples`.
         device: Where the model is.
+        candidate_experts: Also keep the regions through every expert (K more passes), so that retrieval scores each
+            candidate report through the expert of its own text. That favours candidates of the image's modality.
 
     Raises:
         ValueError: If the loader yields no batch.
     """
+    every: list[Tensor] = []
     images: list[ImageEmbedding] = []
     texts: list[TextEmbedding | None] = []
     present: list[Tensor] = []
@@ -170,6 +187,8 @@ def collect(model: JointEncoder, loader: Iterable[Batch], device: torch.device |
         for batch in loader:
             moved = batch.to(device)
             images.append(_to_cpu(model.encode_image(moved.image, modality=moved.modality)))
+            if candidate_experts:
+                every.append(_through_every_expert(model, moved.image))
             texts.append(None if moved.tokens is None else _to_cpu(model.encode_text(moved.tokens)))
             present.append(_present(batch))
             samples.extend(batch.samples)
@@ -188,7 +207,17 @@ def collect(model: JointEncoder, loader: Iterable[Batch], device: torch.device |
         samples=tuple(samples),
         modalities=tuple(model.modalities),
         logit_scale=model.logit_scale.detach().item(),
+        candidate_regions=torch.cat(every, dim=1) if every else None,
     )
+
+
+def _through_every_expert(model: JointEncoder, image: Tensor) -> Tensor:
+    """Give regions [K, B, D, G, G] of images through each of the K experts."""
+    passes = []
+    for expert in range(len(model.modalities)):
+        chosen = torch.full((len(image),), expert, dtype=torch.int64, device=image.device)
+        passes.append(model.encode_image(image, expert=chosen).regions.float().cpu())
+    return torch.stack(passes)
 
 
 def make_context(

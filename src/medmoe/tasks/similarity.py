@@ -19,7 +19,13 @@ VARIANTS = ("combined", "local", "global")
 
 
 def between(
-    evidence: Evidence, rows: Sequence[int], embed: Tensor, words: Tensor, word_mask: Tensor
+    evidence: Evidence,
+    rows: Sequence[int],
+    embed: Tensor,
+    words: Tensor,
+    word_mask: Tensor,
+    *,
+    expert: Tensor | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """Compare some images of the evidence with T texts.
 
@@ -29,13 +35,21 @@ def between(
         embed: [T, E] unit length.
         words: [T, N, D].
         word_mask: [T, N] bool.
+        expert: [T] expert of each text, read where the evidence has `candidate_regions`.
 
     Returns:
         [I, T] for each of `VARIANTS`; combined is logit_scale · cosine + local_scale · local.
     """
     index = torch.as_tensor(rows, dtype=torch.long)
     cosine = evidence.image_embed[index].float() @ embed.float().T
-    local = local_similarity(evidence.regions[index], words, word_mask)
+    if evidence.candidate_regions is None or expert is None:
+        local = local_similarity(evidence.regions[index], words, word_mask)
+    else:
+        local = torch.empty(len(index), len(words))
+        for chosen in sorted(set(expert.tolist())):  # one pass through an expert serves all texts that chose it
+            texts = expert == chosen
+            regions = evidence.candidate_regions[chosen, index]
+            local[:, texts] = local_similarity(regions, words[texts], word_mask[texts])
     combined = evidence.logit_scale * cosine + evidence.local_scale * local
     return {name: matrix.numpy() for name, matrix in (("combined", combined), ("local", local), ("global", cosine))}
 
@@ -62,4 +76,11 @@ def local_similarity(regions: Tensor, words: Tensor, word_mask: Tensor) -> Tenso
 def of_pairs(evidence: Evidence, rows: Sequence[int]) -> dict[str, NDArray[np.float32]]:
     """Compare the images with the reports of the same rows: [I, I] for each of `VARIANTS`."""
     index = torch.as_tensor(rows, dtype=torch.long)
-    return between(evidence, rows, evidence.text_embed[index], evidence.words[index], evidence.word_mask[index])
+    return between(
+        evidence,
+        rows,
+        evidence.text_embed[index],
+        evidence.words[index],
+        evidence.word_mask[index],
+        expert=evidence.text_logits[index].argmax(dim=1),
+    )
