@@ -41,7 +41,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(DATA)/train.ready $(DATA)/test.ready ## Train, evaluate and report on phantoms (about ten minutes on two cores)
+demo: $(DATA)/train.ready $(DATA)/test.ready ## Train, evaluate and report on phantoms (ten to twenty minutes on two cores)
 	$(RUN_ENV) $(BIN)/medmoe train tiny --train-data $(DATA)/train --val-data $(DATA)/train --out $(OUT) --resume latest $(TRAIN_FLAGS)
 	$(RUN_ENV) $(BIN)/medmoe eval $(OUT) --data $(DATA)/test --split all --tasks $(TASKS) --json $(OUT)/summary.json
 	@echo "Done: open $(OUT)/report.html; the figures are in $(OUT)/summary.json"
