@@ -4,7 +4,8 @@ from reference import nested_loop_similarity, report_loop_similarity
 
 from medmoe.errors import ConfigError
 from medmoe.objectives import tiles, within_report_loss, word_region_similarity
-from medmoe.objectives.local import local_loss
+from medmoe.objectives.local import local_alignment, local_loss
+from medmoe.types import Batch, ImageEmbedding, Output, Routing, TextEmbedding
 
 SMALL_GRID, LARGE_GRID = (5, 6, 2), (3, 4, 3)  # images, D, G: the Gram form, and the context form (M > 1.5 D)
 
@@ -250,3 +251,43 @@ def test_within_report_loss_of_no_word_is_zero():
     loss.backward()
     assert loss.item() == 0
     assert regions.grad.isfinite().all()
+
+
+def _pairs(modality, lengths=(3, 1, 5, 0, 2, 4)):
+    regions, words, mask = _inputs(6, 4, 2, lengths, dtype=torch.float64)
+    blank = torch.zeros(6, 2)
+    image = ImageEmbedding(blank, regions, Routing(blank, torch.zeros(6, 1, dtype=torch.long), torch.ones(6, 1)), blank)
+    text = TextEmbedding(blank, words, mask, blank, blank)
+    batch = Batch(
+        image=blank,
+        keys=tuple("abcdef"),
+        report_id=torch.tensor([1, 2, 1, 3, 4, 2]),
+        modality=None if modality is None else torch.tensor(modality),
+    )
+    return Output(image=image, text=text, logit_scale=torch.tensor(1.0)), batch
+
+
+def test_negatives_of_a_modality_are_a_loss_for_each_weighted_by_its_pairs():
+    output, batch = _pairs([0, 1, 0, 1, -1, 1])  # the fourth has no word, the fifth no modality
+    regions, words, mask = output.image.regions, output.text.words, output.text.word_mask
+    got = local_alignment(output, batch, negatives="modality")
+
+    def alone(rows):
+        similarity = word_region_similarity(regions[rows], words[rows], mask[rows])
+        return local_loss(similarity, report_id=batch.report_id[rows]) * len(rows)
+
+    expected = (alone([0, 2]) + alone([1, 5]) + alone([4])) / 5
+    torch.testing.assert_close(got, expected)
+    for mine, theirs in zip(_gradients(got, regions, words), _gradients(expected, regions, words), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("modality", [[2] * 6, None])
+def test_negatives_of_a_modality_are_all_where_there_is_one(modality):
+    output, batch = _pairs(modality)
+    torch.testing.assert_close(local_alignment(output, batch, negatives="modality"), local_alignment(output, batch))
+
+
+def test_unknown_negatives_are_refused():
+    with pytest.raises(ConfigError, match=r"unknown value 'modalities' \(did you mean 'modality'"):
+        local_alignment(*_pairs(None), negatives="modalities")

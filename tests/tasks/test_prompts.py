@@ -65,3 +65,29 @@ def test_a_label_worded_twice_or_not_at_all_is_refused(second: dict[str, list[st
     groups = [{"origin": "x", "findings": {"a": ["one"]}}, {"origin": "y", "findings": second}]
     with pytest.raises(ValueError, match="twice or not at all"):
         parse_prompts(json.dumps({"templates": [], "groups": groups}).encode())
+
+
+def _parse(slots: dict[str, list[str]], **findings: list[str]) -> dict[str, tuple[str, ...]]:
+    named = {key.replace("__", "/"): wordings for key, wordings in findings.items()}
+    group = {"origin": "me", "slots": slots, "findings": named}
+    return parse_prompts(json.dumps({"templates": [], "groups": [group]}).encode()).findings
+
+
+def test_slots_are_written_out_in_every_combination() -> None:
+    slots = {"size": ["small", "large"], "place": ["here"], "ct/place": ["left", "right"]}
+    found = _parse(slots, ct__a=["{size} a {place} of {modality}.", "a"], mri__a=["{place}"], b=["{size} {size}"])
+    assert found["ct/a"] == (
+        "small a left of {modality}.",
+        "small a right of {modality}.",
+        "large a left of {modality}.",
+        "large a right of {modality}.",
+        "a",
+    )
+    assert found["mri/a"] == ("here",)
+    assert found["b"] == ("small small", "large large")
+
+
+@pytest.mark.parametrize("slots", [{}, {"place": []}, {"ct/place": ["left"]}])
+def test_a_slot_without_values_is_refused(slots: dict[str, list[str]]) -> None:
+    with pytest.raises(ValueError, match=r"no values for the slot \{place\} of 'in the \{place\}'"):
+        _parse(slots, mri__a=["in the {place}"])

@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medmoe.errors import ConfigError
+from medmoe.errors import ConfigError, unknown
 from medmoe.objectives.contrastive import NEVER, nobody, symmetric_cross_entropy
 from medmoe.objectives.tiles import TiledSimilarity
 from medmoe.types import Batch, Output
+
+NEGATIVES = ("batch", "modality")
 
 
 def word_region_similarity(
@@ -91,29 +93,56 @@ def local_alignment(
     tau_attention: float = 4.0,
     tau_aggregate: float = 5.0,
     tau_scale: float = 10.0,
+    negatives: str = "batch",
     chunk: int | None = None,
 ) -> Tensor | None:
     """GLoRIA's local loss: the words and regions of each pair of the batch, one pair against the others.
 
+    With `negatives="modality"` a pair is held against those of its own modality only, mean over the pairs as ever.
+    With K modalities in equal parts that is 1/K of the work, and what is left out is what the report type alone
+    already tells apart.
+
     Args:
         output: Uses `image.regions`, `text.words` and `text.word_mask`.
-        batch: Uses `report_id` and `has_report`.
+        batch: Uses `report_id`, `has_report` and, to hold a modality's own against each other, `modality`.
         tau_attention: τ1, sharpness of the attention over regions.
         tau_aggregate: τ2, sharpness of the sum over words.
         tau_scale: τ3, multiplier of the similarities.
+        negatives: Which pairs a pair is held against: all of the `batch`, or those of its `modality`; samples of
+            unknown modality are held against each other.
         chunk: Reports held at a time, for bounded memory; None: all, faster.
 
     Returns:
         [] float32 loss, or None when no sample has a word.
+
+    Raises:
+        ConfigError: If `negatives` is none of these.
     """
+    if negatives not in NEGATIVES:
+        raise ConfigError(unknown("value", negatives, NEGATIVES), where="objective_options.local.negatives")
     found = _words(output, batch)
     if found is None:
         return None
     words, word_mask = found
-    similarity = word_region_similarity(
-        output.image.regions, words, word_mask, tau_attention=tau_attention, tau_aggregate=tau_aggregate, chunk=chunk
-    )
-    return local_loss(similarity, tau_scale=tau_scale, report_id=batch.report_id, mask=word_mask.any(1))
+    regions, told = output.image.regions, word_mask.any(1)
+
+    def loss_of(rows: Tensor | slice) -> Tensor:
+        similarity = word_region_similarity(
+            regions[rows],
+            words[rows],
+            word_mask[rows],
+            tau_attention=tau_attention,
+            tau_aggregate=tau_aggregate,
+            chunk=chunk,
+        )
+        report_id = None if batch.report_id is None else batch.report_id[rows]
+        return local_loss(similarity, tau_scale=tau_scale, report_id=report_id, mask=told[rows])
+
+    if negatives == "batch" or batch.modality is None:
+        return loss_of(slice(None))
+    present = sorted(set(batch.modality[told].tolist()))
+    groups = [torch.nonzero((batch.modality == one) & told).flatten() for one in present]
+    return torch.stack([loss_of(rows) * len(rows) for rows in groups]).sum() / told.sum()
 
 
 def within_report_loss(regions: Tensor, words: Tensor, word_mask: Tensor, *, tau: float = 0.1) -> Tensor:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from itertools import product
+from string import Formatter
 
 from medmoe.modalities import MODALITIES
 
@@ -83,21 +85,33 @@ def parse_prompts(content: bytes) -> Prompts:
     """Read wordings from the JSON of `prompts.json`.
 
     Raises:
-        ValueError: If a label is worded twice or without any wording.
+        ValueError: If a label is worded twice or without any wording, or a wording has a slot without values.
     """
     table = json.loads(content)
     findings: dict[str, tuple[str, ...]] = {}
     origins: dict[str, str] = {}
     for group in table["groups"]:
-        _add(findings, origins, group["findings"].items(), group["origin"])
+        for label, wordings in group["findings"].items():
+            if label in findings or not wordings:
+                raise ValueError(f"prompts: {label!r} is worded twice or not at all")
+            slots = _slots(group.get("slots", {}), label.rpartition("/")[0])
+            findings[label] = tuple(full for text in wordings for full in _filled(text, slots))
+            origins[label] = group["origin"]
     return Prompts(tuple(table["templates"]), findings, origins, hashlib.sha256(content).hexdigest()[:16])
 
 
-def _add(
-    findings: dict[str, tuple[str, ...]], origins: dict[str, str], items: Iterable[tuple[str, list[str]]], origin: str
-) -> None:
-    for label, wordings in items:
-        if label in findings or not wordings:
-            raise ValueError(f"prompts: {label!r} is worded twice or not at all")
-        findings[label] = tuple(wordings)
-        origins[label] = origin
+def _slots(slots: Mapping[str, Sequence[str]], modality: str) -> dict[str, Sequence[str]]:
+    """Give the values of each slot for a modality: its own where it has some."""
+    shared = {name: values for name, values in slots.items() if "/" not in name}
+    own = {name.partition("/")[2]: values for name, values in slots.items() if name.partition("/")[0] == modality}
+    return shared | (own if modality else {})
+
+
+def _filled(text: str, slots: Mapping[str, Sequence[str]]) -> list[str]:
+    """Write a wording out for every combination of its slots' values; `{modality}` stays."""
+    names = list(dict.fromkeys(name for _, name, _, _ in Formatter().parse(text) if name and name != "modality"))
+    for name in names:
+        if not slots.get(name):
+            raise ValueError(f"prompts: no values for the slot {{{name}}} of {text!r}; slots are {sorted(slots)}")
+    choices = product(*(slots[name] for name in names))
+    return [text.format(modality="{modality}", **dict(zip(names, values, strict=True))) for values in choices]

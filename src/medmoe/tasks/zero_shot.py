@@ -89,9 +89,11 @@ class ZeroShot:
     """Balanced accuracy, accuracy and AUROC of findings by prompt ensembles, within each data set and modality.
 
     An image with exactly one of the classes of its data set is given the class whose prompts it is most like;
-    AUROC is one finding against the rest over all annotated images, averaged over findings. The global similarity
-    decides, `local_…` and `combined_…` say what the others would have decided. `NAME/MODALITY` is the mean over
-    the modality's data sets (`NAME/MODALITY/SOURCE` where there are several), `NAME` the mean over modalities.
+    AUROC is one finding against the rest over all annotated images, averaged over findings. It ranks images by the
+    finding's softmax probability among all findings and `no_finding`: a cosine alone says as much of the image as of
+    the finding, and compares badly from image to image. The global similarity decides, `local_…` and `combined_…`
+    say what the others would have decided. `NAME/MODALITY` is the mean over the modality's data sets
+    (`NAME/MODALITY/SOURCE` where there are several), `NAME` the mean over modalities.
 
     Attributes:
         prompts: The wordings.
@@ -129,7 +131,7 @@ class ZeroShot:
     def _group(
         self, own: Classes, evidence: Evidence, context: Context, stream: int
     ) -> tuple[dict[str, Figure], dict[str, Any]]:
-        names = tuple(dict.fromkeys((*own.names, *own.findings)))
+        names = tuple(dict.fromkeys((*own.names, *own.findings, NO_FINDING)))
         scores = self._scores(own, names, evidence, context)
         seed = [context.seed, 10_000 + stream]
         details: dict[str, Any] = {
@@ -147,8 +149,10 @@ class ZeroShot:
             figures |= self._classify(own, chosen, evidence, context, seed)
             details["confusion"] = _confusion(own, chosen["global"])
         if own.findings:
-            columns = [names.index(name) for name in own.findings]
-            figures["auroc"] = self._auroc(own, scores["global"][:, columns], evidence, context, seed)
+            columns = [names.index(name) for name in (*own.findings, NO_FINDING)]
+            logits = evidence.logit_scale * torch.from_numpy(scores["global"][:, columns])
+            probability = torch.softmax(logits, dim=1)[:, :-1].numpy()
+            figures["auroc"] = self._auroc(own, probability, evidence, context, seed)
             details["findings"] = list(own.findings)
         return figures, details
 
