@@ -35,7 +35,7 @@ ARMS = (
 
 def medmoe(*arguments: object) -> None:
     """Run the command line with one thread, so that several runs share the cores fairly."""
-    command = [sys.executable, "-m", "medmoe.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "medmoe", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if run.returncode:

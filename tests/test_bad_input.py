@@ -336,7 +336,7 @@ def test_phantoms_into_a_folder_that_is_not_empty(good: Path):
 
 
 def test_the_process_exits_with_2_and_says_one_line(tmp_path: Path):
-    words = [sys.executable, "-m", "medmoe.cli", "train", "tiny", "--train-data", "no.csv", "--out", "run"]
+    words = [sys.executable, "-m", "medmoe", "train", "tiny", "--train-data", "no.csv", "--out", "run"]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ})
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: no.csv: no such manifest; check the path, or make one with: medmoe data\n"

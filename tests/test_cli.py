@@ -53,7 +53,7 @@ def test_an_option_that_does_not_exist_is_refused():
 
 
 def test_evaluation_runs_every_task_there_is_by_default():
-    assert set(cli.ALL_TASKS) == set(TASKS)
+    assert set(cli.evaluate.ALL_TASKS) == set(TASKS)
 
 
 # Doctor, models, config
@@ -344,7 +344,7 @@ def test_embedding_writes_a_row_for_each_image(run: Path, phantoms: Path, tmp_pa
 
 
 def test_the_process_exits_with_0_and_prints_json_alone():
-    words = [sys.executable, "-m", "medmoe.cli", "config", "tiny"]
+    words = [sys.executable, "-m", "medmoe", "config", "tiny"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["recipe"] == "tiny"

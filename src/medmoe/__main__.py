@@ -1,0 +1,5 @@
+"""`python -m medmoe`: the command line without its script."""
+
+from medmoe.cli import main
+
+main()

@@ -1,0 +1,44 @@
+"""The command line: each command reads its options, calls the library, and prints what came out."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from medmoe.cli import data, evaluate, models, train
+from medmoe.cli.common import escape
+from medmoe.errors import UserError
+
+app = typer.Typer(
+    name="medmoe",
+    help="Train, evaluate and use vision-language models over your own medical images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(models.doctor)
+app.command()(train.train)
+app.command("eval")(evaluate.evaluate_command)
+app.command()(evaluate.embed)
+app.command()(models.models)
+app.command()(models.config)
+
+data_app = typer.Typer(help="Make and look after data.", no_args_is_help=True)
+data_app.command()(data.phantom)
+app.add_typer(data_app, name="data")
+
+
+def main() -> None:
+    """Run the command line: a user's mistake prints one line and exits with 2."""
+    from medmoe.train import Interrupted
+
+    try:
+        app(prog_name="medmoe")
+    except UserError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        sys.exit(2)
+    except Interrupted as stop:
+        Console(stderr=True, soft_wrap=True).print(escape(str(stop)), highlight=False)
+        sys.exit(130)

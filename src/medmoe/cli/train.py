@@ -1,0 +1,81 @@
+"""`medmoe train`: a recipe on images and their reports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medmoe.cli.common import Columns, Device, Settings, check_device, console, open_data, pairs_of, recipe_of, say
+from medmoe.errors import ConfigError
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="tiny, medmoe or no_experts; see `medmoe config`.")],
+    train_data: Annotated[str, typer.Option(help="Manifest or folder; several joined with ::.")],
+    out: Annotated[Path, typer.Option(help="Run folder.")],
+    val_data: Annotated[str | None, typer.Option(help="Manifest or folder of the validation set.")] = None,
+    train_split: Annotated[str | None, typer.Option(help="Split to train on; train where there are splits.")] = None,
+    val_split: Annotated[str | None, typer.Option(help="Split to validate on; val where there are splits.")] = None,
+    init: Annotated[
+        list[str], typer.Option(help="Start from MODEL, or vision=FILE, text=FOLDER; repeatable.", show_default=False)
+    ] = [],  # noqa: B006 - typer reads the default, nobody changes it
+    resume: Annotated[str | None, typer.Option(help="latest: go on with the run in --out, if any.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images of a batch.")] = None,
+    accum_freq: Annotated[int | None, typer.Option(help="Batches of a step.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Loader processes.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, data order and augmentation.")] = None,
+    on_bad_sample: Annotated[str | None, typer.Option(help="raise, or skip into the run's quarantine.")] = None,
+    device: Device = "cpu",
+    settings: Settings = [],  # noqa: B006
+    column: Columns = [],  # noqa: B006
+) -> None:
+    """Train a recipe on images and their reports."""
+    from medmoe.progress import Progress
+    from medmoe.rundir import RunFolder, command_line
+    from medmoe.summary import gallery, write_run_report
+    from medmoe.train import fit
+
+    flags = {
+        "data.batch_size": batch_size,
+        "train.accum_freq": accum_freq,
+        "train.precision": precision,
+        "data.workers": workers,
+        "train.seed": seed,
+        "data.on_bad_sample": on_bad_sample,
+    }
+    given = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+    given += [f"data.columns.{ours}={json.dumps(theirs)}" for ours, theirs in pairs_of(column, "--column").items()]
+    config, parts = recipe_of(recipe, [*given, *settings], init=init)
+    if resume not in (None, "latest"):
+        raise ConfigError(f"got {resume!r}, allowed: latest", where="--resume")
+    check_device(device)
+    columns, skip_bad = config.data.columns, config.data.on_bad_sample == "skip"
+    train = open_data(train_data, train_split, columns, usual="train", skip_bad=skip_bad)
+    val = open_data(val_data, val_split, columns, usual="val", skip_bad=skip_bad) if val_data else None
+    about = {"command": command_line(), "train_data": train_data, "val_data": val_data}
+    run = RunFolder(out, resume=resume == "latest", about=about)
+    with Progress(config, console) as progress:
+
+        def watch(row: dict[str, Any]) -> None:
+            if row["kind"] == "train" and row["step"] == 1:
+                _tell_init(run.path, parts)
+            progress(row)
+
+        model = fit(config, train=train, val=val, run=run, init=parts, device=device, watch=watch)
+    if run.quarantine.is_file():
+        count = len(run.quarantine.read_text(encoding="utf-8").splitlines())
+        say(f"bad samples skipped: {count}, listed in {run.quarantine}")
+    items = gallery(model, val, per_modality=3) if val is not None else []
+    page = write_run_report(run.path, gallery=items)
+    say(f"model: {run.path / 'model'}\nreport: {page}")
+
+
+def _tell_init(run: Path, parts: dict[str, str]) -> None:
+    """Say which of the weights a run starts from were used and which were not."""
+    loads = json.loads((run / "run.json").read_text(encoding="utf-8"))["initialised_from"]
+    for part, report in loads.items():
+        say(f"{part} from {parts[part]}: {report}")
