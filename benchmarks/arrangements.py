@@ -28,6 +28,7 @@ METRICS = {
     "pointing": ("grounding", "pointing"),
     "image router": ("routing", "image_router_accuracy"),
 }
+TASKS = "routing,zeroshot_retrieval,zeroshot_classification,grounding"
 ARMS = (
     "separate", "shared_special", "grown", "no_experts", "two_shared", "all_shared", "random", "oracle"
 )  # fmt: skip
@@ -50,7 +51,8 @@ def one(out: Path, arm: str, seed: int, settings: list[str]) -> None:
     changes = [part for setting in settings for part in ("--set", setting)]
     medmoe("train", arm, "--train-data", out / "data" / "train", "--train-split", "all", "--out", run,
            "--seed", seed, "--resume", "latest", "--workers", 0, *changes)  # fmt: skip
-    medmoe("eval", run, "--data", out / "data" / "test", "--split", "all", "--workers", 0, "--json", scores)
+    medmoe("eval", run, "--data", out / "data" / "test", "--split", "all", "--workers", 0, "--tasks", TASKS,
+           "--resamples", 200, "--json", scores)  # fmt: skip
     print(f"{arm} seed {seed} done", flush=True)
 
 

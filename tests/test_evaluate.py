@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import medmoe
 from medmoe.data.sources.manifest import ManifestSource
 from medmoe.data.sources.phantom import PhantomSource
 from medmoe.errors import ConfigError, DataError
-from medmoe.evaluate import evaluate, gather
+from medmoe.evaluate import anew, evaluate, gather
 from medmoe.model import MedVLM
 from micro import image_rows, write_manifest
 
@@ -66,3 +67,15 @@ def test_candidate_experts_keeps_the_regions_through_every_expert(model: MedVLM)
     assert every.candidate_regions.shape == (len(model.modalities), *plain.regions.shape)
     chosen = every.image_logits.argmax(dim=1)
     torch.testing.assert_close(every.candidate_regions[chosen, torch.arange(len(chosen))], plain.regions)
+
+
+def test_a_model_is_run_again_over_changed_images(model: MedVLM):
+    source = PhantomSource(6, size=32, seed=1)
+    plain = gather(model, source, workers=0)
+    again = anew(model, source)
+    same = again(lambda index, sample: sample)
+    torch.testing.assert_close(same.image_embed, plain.image_embed)
+    black = again(lambda index, sample: replace(sample, image=sample.image * 0) if index == 2 else sample)
+    differs = (black.image_embed - plain.image_embed).abs().amax(dim=1) > 1e-4
+    assert differs.nonzero().flatten().tolist() == [2]
+    assert black.samples[2].report == plain.samples[2].report

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from medmoe.build import build_loader, tokenizer_of
 from medmoe.config import DataConfig, RunConfig, parse
-from medmoe.data.sources.base import Source
+from medmoe.data.sources.base import ChangedSource, Source
 from medmoe.model import MedVLM
-from medmoe.tasks import Evidence, collect, evaluate_all, make_context
+from medmoe.tasks import Change, Evidence, collect, evaluate_all, make_context
 
 
 def gather(
@@ -33,9 +34,27 @@ def gather(
 
 
 def evaluate(
-    model: MedVLM, evidence: Evidence, tasks: Sequence[str], *, seed: int = 0, resamples: int = 1000
+    model: MedVLM,
+    evidence: Evidence,
+    tasks: Sequence[str],
+    *,
+    fit: Evidence | None = None,
+    tune: Evidence | None = None,
+    again: Callable[[Change], Evidence] | None = None,
+    seed: int = 0,
+    resamples: int = 1000,
 ) -> dict[str, Any]:
     """Run tasks on what a model said of a split.
+
+    Args:
+        model: The model.
+        evidence: What it said of the split that is judged.
+        tasks: Names of `medmoe.tasks.TASKS`.
+        fit: What it said of training samples, for tasks that fit something on frozen features.
+        tune: What it said of validation samples, for tasks that choose something.
+        again: Runs the model over the judged images again, changed; `medmoe.evaluate.anew` makes one.
+        seed: Seed of every draw and permutation.
+        resamples: Bootstrap resamples of each interval.
 
     Returns:
         `{"tasks": {TASK: {METRIC: {value, low, high, n, controls}}}, "details": {TASK: …}}`.
@@ -46,4 +65,15 @@ def evaluate(
     context = make_context(
         model, tokenizer_of(model), device=next(model.parameters()).device, seed=seed, resamples=resamples
     )
-    return evaluate_all(evidence, context, tasks)
+    return evaluate_all(evidence, replace(context, fit=fit, tune=tune, again=again), tasks)
+
+
+def anew(
+    model: MedVLM, source: Source, *, batch_size: int = 64, workers: int = 0, device: str = "cpu"
+) -> Callable[[Change], Evidence]:
+    """Give what runs a model over a source again with every sample changed, as `gather` ran it before."""
+
+    def again(change: Change) -> Evidence:
+        return gather(model, ChangedSource(source, change), batch_size=batch_size, workers=workers, device=device)
+
+    return again

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column, Table
@@ -23,6 +23,9 @@ from medmoe.cli.common import (
 )
 from medmoe.errors import ConfigError, unknown
 
+if TYPE_CHECKING:
+    from medmoe.tasks import Evidence
+
 ALL_TASKS = ("routing", "zeroshot_retrieval", "zeroshot_classification", "grounding")
 
 
@@ -31,6 +34,12 @@ def evaluate_command(
     data: Annotated[str, typer.Option(help="Manifest or folder; several joined with ::.")],
     split: Annotated[str, typer.Option(help="A split of the manifest, or all.")] = "test",
     tasks: Annotated[str, typer.Option(help="Tasks, comma-separated.")] = ",".join(ALL_TASKS),
+    fit_split: Annotated[
+        str | None, typer.Option(help="Split of --data that probes are fitted on, such as train.", show_default=False)
+    ] = None,
+    tune_split: Annotated[
+        str | None, typer.Option(help="Split of --data that thresholds are chosen on, such as val.", show_default=False)
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Images encoded at a time.")] = 64,
     workers: Annotated[int, typer.Option(help="Loader processes.")] = 1,
     seed: Annotated[int, typer.Option(help="Of bootstrap and permutations.")] = 0,
@@ -45,7 +54,7 @@ def evaluate_command(
 ) -> None:
     """Evaluate a model on a split: figures with n, 95 % intervals over patients, and controls."""
     from medmoe.build import load_model
-    from medmoe.evaluate import evaluate, gather
+    from medmoe.evaluate import anew, evaluate, gather
     from medmoe.rundir import command_line, git_commit, machine, versions
     from medmoe.summary import gallery, write_run_report
     from medmoe.tasks import TASKS
@@ -55,22 +64,38 @@ def evaluate_command(
         if name not in TASKS:
             raise ConfigError(unknown("task", name, TASKS), where="--tasks")
     loaded = load_model(model).to(check_device(device))
-    source = open_data(data, split, pairs_of(column, "--column"), skip_bad=on_bad_sample == "skip")
-    evidence = gather(
+    columns, skip_bad = pairs_of(column, "--column"), on_bad_sample == "skip"
+    how: dict[str, Any] = {
+        "batch_size": batch_size,
+        "workers": workers,
+        "device": device,
+    }
+
+    def seen(wanted: str | None) -> Evidence | None:
+        if wanted is None:
+            return None
+        found = open_data(data, wanted, columns, skip_bad=skip_bad)
+        return gather(loaded, found, on_bad_sample=on_bad_sample, **how)
+
+    source = open_data(data, split, columns, skip_bad=skip_bad)
+    evidence = gather(loaded, source, on_bad_sample=on_bad_sample, candidate_experts=candidate_experts, **how)
+    results = evaluate(
         loaded,
-        source,
-        batch_size=batch_size,
-        workers=workers,
-        on_bad_sample=on_bad_sample,
-        device=device,
-        candidate_experts=candidate_experts,
+        evidence,
+        names,
+        fit=seen(fit_split),
+        tune=seen(tune_split),
+        again=anew(loaded, source, **how) if len(evidence) == len(source) else None,
+        seed=seed,
+        resamples=resamples,
     )
-    results = evaluate(loaded, evidence, names, seed=seed, resamples=resamples)
     results["about"] = {
         "command": command_line(),
         "model": str(model),
         "data": data,
         "split": split,
+        "fit_split": fit_split,
+        "tune_split": tune_split,
         "images": len(evidence),
         "skipped": len(source) - len(evidence),
         "seed": seed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medmoe.tasks.base import Context, Evidence, Task, TaskResult, collect, evaluate_all, make_context
+from medmoe.tasks.base import Change, Context, Evidence, Task, TaskResult, collect, evaluate_all, make_context
 from medmoe.tasks.grounding import Grounding
 from medmoe.tasks.retrieval import Retrieval
 from medmoe.tasks.routing import Routing
@@ -19,6 +19,7 @@ TASKS: dict[str, type[Task]] = {
 __all__ = [
     "HEADER",
     "TASKS",
+    "Change",
     "Context",
     "Evidence",
     "Task",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from medmoe.types import Batch, ImageEmbedding, Sample, TextEmbedding, Tokens
 # Multiplier of local similarities in the local loss (τ3 of Huang et al., 2021): the weight they get beside
 # the scaled global cosine.
 LOCAL_SCALE = 10.0
+
+
+Change: TypeAlias = Callable[[int, Sample], Sample]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,11 @@ class Context:
         tokenizer: Finds the words of a phrase in a report.
         seed: Seed of every draw and permutation.
         resamples: Bootstrap resamples of each interval.
+        fit: Evidence of training samples, for what is fitted on frozen features; None: there is none.
+        tune: Evidence of validation samples, on which thresholds, temperatures and regularisation are chosen; None:
+            there is none. No figure is ever chosen on the evaluated split.
+        again: Runs the model over the evaluated images once more, each changed by a function of its place and the
+            sample as read; None: the images aren't at hand.
     """
 
     modalities: tuple[str, ...]
@@ -126,6 +134,9 @@ class Context:
     tokenizer: WordFinder
     seed: int = 0
     resamples: int = 1000
+    fit: Evidence | None = None
+    tune: Evidence | None = None
+    again: Callable[[Change], Evidence] | None = None
 
 
 @dataclass(frozen=True, slots=True)
