@@ -47,7 +47,7 @@ def tiny() -> RunConfig:
         objectives=OBJECTIVES,
         objective_options={"local": {"negatives": "modality"}},
         data=DataConfig(batch_size=64, workers=1, augment=0),
-        train=TrainConfig(steps=1500, lr=4e-3, warmup=0.1, clip=1.0, val_every=200, save_every=200),
+        train=TrainConfig(steps=1500, lr=4e-3, warmup=0.1, clip=1.0, val_every=500, save_every=250),
     )
 
 
