@@ -13,6 +13,9 @@ TASKS ?= routing,zeroshot_retrieval,zeroshot_classification,grounding
 BIN := .venv/bin
 READY := .venv/.installed
 DATA := $(OUT)-data
+# A data set counts as there once its stamp is, which bears its sizes: others make it anew.
+TRAIN_READY := $(DATA)/train.$(TRAIN_PATIENTS)x$(SIZE).ready
+TEST_READY := $(DATA)/test.$(TEST_PATIENTS)x$(SIZE).ready
 
 # Threads that wait without spinning: on cores shared with the loader or with others, several times as fast. And glibc
 # keeps what a step frees for the next one, instead of handing it back to the kernel: about a seventh of a step.
@@ -43,20 +46,20 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(DATA)/train.ready $(DATA)/test.ready ## Train, evaluate and report on phantoms (ten to twenty minutes on two cores)
+demo: $(TRAIN_READY) $(TEST_READY) ## Train, evaluate and report on phantoms (ten to twenty minutes on two cores)
 	$(RUN_ENV) $(BIN)/medmoe train tiny --train-data $(DATA)/train --val-data $(DATA)/train --out $(OUT) --resume latest $(TRAIN_FLAGS)
 	$(RUN_ENV) $(BIN)/medmoe eval $(OUT) --data $(DATA)/test --split all --tasks $(TASKS) --json $(OUT)/summary.json
 	@echo "Done: open $(OUT)/report.html; the figures are in $(OUT)/summary.json"
 
 # Training validates on its own folder's validation patients; evaluation also writes the report.
 # A phantom folder counts as there only once it is complete; an interrupted one is made again.
-$(DATA)/train.ready: | $(READY)
-	rm -rf $(DATA)/train
+$(TRAIN_READY): | $(READY)
+	rm -rf $(DATA)/train $(DATA)/train.*.ready
 	$(BIN)/medmoe data phantom --out $(DATA)/train --patients $(TRAIN_PATIENTS) --size $(SIZE) --seed 1 --workers 2
 	@touch $@
 
-$(DATA)/test.ready: | $(READY)
-	rm -rf $(DATA)/test
+$(TEST_READY): | $(READY)
+	rm -rf $(DATA)/test $(DATA)/test.*.ready
 	$(BIN)/medmoe data phantom --out $(DATA)/test --patients $(TEST_PATIENTS) --size $(SIZE) --seed 2 --workers 2
 	@touch $@
 

@@ -249,6 +249,16 @@ def test_training_on_a_frozen_hugging_face_encoder_from_its_folder(phantoms: Pat
     assert medmoe("embed", tmp_path / "run", "--data", phantoms, "--out", out, "--workers", 0).code == 0
 
 
+def test_a_frozen_encoder_of_random_weights_is_warned_of(phantoms: Path, tmp_path: Path):
+    hf = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    hf |= {"intermediate_size": 8, "vocab_size": 4000}
+    text = ["--set", "model.text.name=hf", "--set", f"model.text.hf={json.dumps(hf)}"]
+    text += ["--set", "model.text.frozen=true", "--set", "model.text.last_layers=1"]
+    said = train(phantoms, tmp_path / "run", *text, "--set", "train.steps=1")
+    assert said.code == 0, said
+    assert "warning: the text encoder is frozen with random weights; start it from --init text=FOLDER" in said.out
+
+
 # Evaluation
 
 

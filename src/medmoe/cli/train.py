@@ -58,6 +58,9 @@ def train(
     val = open_data(val_data, val_split, columns, usual="val", skip_bad=skip_bad) if val_data else None
     about = {"command": command_line(), "train_data": train_data, "val_data": val_data}
     run = RunFolder(out, resume=resume == "latest", about=about)
+    text = config.model.text
+    if text.name == "hf" and text.frozen and not parts and not (out / "checkpoints").is_dir():
+        say("warning: the text encoder is frozen with random weights; start it from --init text=FOLDER")
     with Progress(config, console) as progress:
 
         def watch(row: dict[str, Any]) -> None:
