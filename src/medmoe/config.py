@@ -123,6 +123,7 @@ class ModelConfig(Config):
         embed_dim: E.
         pool: How levels become the global feature: `last` (its mean) or `pyramid` (mean and maximum of all).
         pool_norm: How that feature is normalised: `layer`, or `batch` (learns faster; forbids gradient caching).
+        report_words: A head for the objective `report_words`: which word pieces the image's report has.
     """
 
     vision: VisionConfig = VisionConfig()
@@ -133,6 +134,7 @@ class ModelConfig(Config):
     embed_dim: int = 512
     pool: str = "last"
     pool_norm: str = "layer"
+    report_words: bool = False
 
 
 class DataConfig(Config):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -60,6 +61,7 @@ class MedVLM(nn.Module):
         local_dim: D.
         pool: How the pyramid becomes the global feature, a name of `POOLS`.
         pool_norm: How that feature is normalised, a name of `POOL_NORMS`.
+        report_words: V, to predict the word pieces of the report from the image; 0: no such head.
 
     Raises:
         ConfigError: If the pooling or its norm is unknown.
@@ -80,6 +82,7 @@ class MedVLM(nn.Module):
         local_dim: int,
         pool: str = "last",
         pool_norm: str = "layer",
+        report_words: int = 0,
     ) -> None:
         super().__init__()
         if pool not in POOLS:
@@ -98,6 +101,7 @@ class MedVLM(nn.Module):
         self.text_projection = nn.Linear(width, embed_dim)
         self.word_projection = nn.Linear(width, local_dim)
         self.report_type = nn.Linear(width, len(self.modalities))
+        self.report_words = nn.Linear(embed_dim, report_words) if report_words else None
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.assets: Assets | None = None
 
@@ -146,7 +150,10 @@ class MedVLM(nn.Module):
         text_logits = None if text is None else text.logits
         scores = Scores(logits, text_logits, batch.has_report, batch.modality, batch.image)
         routing = (self.train_route if self.training else self.infer_route)(scores)
-        return Output(image=self._embed(pyramid, routing, logits), text=text, logit_scale=self.logit_scale)
+        image = self._embed(pyramid, routing, logits)
+        if self.report_words is not None and image.feature is not None:
+            image = replace(image, word_logits=self.report_words(image.feature))
+        return Output(image=image, text=text, logit_scale=self.logit_scale)
 
     def _embed(self, pyramid: Pyramid, routing: Routing, logits: Tensor) -> ImageEmbedding:
         feature = self.image_projection(self.image_norm(self.pool(pyramid))).float()

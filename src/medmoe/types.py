@@ -188,6 +188,7 @@ class ImageEmbedding:
         routing: What the experts were given.
         logits: [B, K] the image router's scores.
         feature: [B, E] the embedding before it was brought to unit length.
+        word_logits: [B, V] scores of the word pieces of its report, where a model has that head.
     """
 
     embed: Tensor
@@ -195,6 +196,7 @@ class ImageEmbedding:
     routing: Routing
     logits: Tensor
     feature: Tensor | None = None
+    word_logits: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,15 @@ import torch
 
 from medmoe.errors import ConfigError
 from medmoe.objectives import OBJECTIVES, total_loss
-from medmoe.types import Batch, ImageEmbedding, Output, Routing, TextEmbedding
+from medmoe.types import Batch, ImageEmbedding, Output, Routing, TextEmbedding, Tokens
 
-B, D, G, N, E, K = 5, 6, 3, 4, 8, 3
+B, D, G, N, E, K, V = 5, 6, 3, 4, 8, 3, 7
 each = pytest.mark.parametrize("name", sorted(OBJECTIVES))
 INPUTS = (
     "image.embed",
     "image.regions",
     "image.logits",
+    "image.word_logits",
     "text.embed",
     "text.words",
     "text.logits",
@@ -32,16 +33,19 @@ def _output(dtype=torch.float32):
     routing = Routing(logits, logits.argmax(1, keepdim=True), torch.ones(B, 1))
     lengths = torch.tensor([4, 2, 0, 3, 1])
     return Output(
-        image=ImageEmbedding(leaf(B, E), leaf(B, D, G, G), routing, logits),
+        image=ImageEmbedding(leaf(B, E), leaf(B, D, G, G), routing, logits, word_logits=leaf(B, V)),
         text=TextEmbedding(leaf(B, E), leaf(B, N, D), torch.arange(N)[None] < lengths[:, None], leaf(B, K), leaf(B, K)),
         logit_scale=torch.tensor(14.0, requires_grad=True),
     )
 
 
 def _batch():
+    ids = torch.tensor([[1, 2, 6, 2], [1, 3, 0, 0], [1, 4, 4, 5], [1, 2, 6, 2], [1, 5, 3, 0]])
+    mask = ids > 0
     return Batch(
         image=torch.zeros(B, 3, 2, 2),
         keys=tuple("abcde"),
+        tokens=Tokens(ids, mask, ids, mask),
         has_report=torch.tensor([True, True, False, True, True]),
         report_id=torch.tensor([0, 1, 2, 0, 3]),
         modality=torch.tensor([0, -1, 2, 1, 1]),

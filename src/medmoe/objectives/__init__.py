@@ -13,6 +13,7 @@ from medmoe.errors import ConfigError, unknown
 from medmoe.objectives.contrastive import global_alignment, info_nce
 from medmoe.objectives.local import local_alignment, local_within_report, within_report_loss, word_region_similarity
 from medmoe.objectives.routing import image_modality, report_type, router_distillation
+from medmoe.objectives.words import report_words
 from medmoe.types import Batch, Loss, Output
 
 Objective: TypeAlias = Callable[..., Tensor | None]
@@ -25,6 +26,7 @@ OBJECTIVES: dict[str, Objective] = {
     "report_type": report_type,
     "image_modality": image_modality,
     "router_distillation": router_distillation,
+    "report_words": report_words,
 }
 
 
