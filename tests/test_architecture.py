@@ -48,7 +48,7 @@ PLACES = {
     "tokenizers": ["data/text.py"],
     "pyarrow": ["data/"],
     "pydicom": ["data/dicom.py"],
-    "sklearn": ["metrics.py", "tasks/", "data/"],
+    "sklearn": ["tasks/", "data/"],
     "torchvision": ["data/"],
     "typer": ["cli/"],
     "rich": ["cli/", "progress.py"],

@@ -1,0 +1,127 @@
+"""Figures that can be trusted: each equals an independent reference, and its interval is bootstrapped over patients.
+
+Everything is numpy. A tie or a NaN counts against the model, never for it. A statistic is a function of the weights
+of items, [r, n] → [r], so that resamples, patients left out and subgroups are all weights of the same items.
+"""
+
+from medmoe.metrics.arrays import Bools, Floats, Ints
+from medmoe.metrics.calibration import (
+    Reliability,
+    brier,
+    confidences,
+    ece,
+    equal_mass_bins,
+    fit_temperature,
+    log_loss,
+    reliability,
+    softmax,
+)
+from medmoe.metrics.chance import (
+    chance_at_k,
+    chance_median_rank,
+    chance_of_average_precision,
+    chance_of_hit,
+    chance_of_median_rank,
+    relevant_counts,
+)
+from medmoe.metrics.classification import (
+    AtThreshold,
+    accuracy,
+    at_threshold,
+    auroc,
+    average_precision,
+    balanced_accuracy,
+    best_threshold,
+    decide,
+    f1,
+    fpr_at_tpr,
+    macro,
+    macro_f1,
+    sensitivity_at_specificity,
+)
+from medmoe.metrics.curves import Curve, pr_curve, roc_curve
+from medmoe.metrics.metric import Metric
+from medmoe.metrics.paired import (
+    Difference,
+    delong,
+    difference_of_draws,
+    holm,
+    mcnemar,
+    paired_difference,
+    paired_means,
+    sign_flip,
+)
+from medmoe.metrics.ranks import (
+    Ranking,
+    best_rank,
+    hits,
+    hits_at_k,
+    query_average_precision,
+    rank_embeddings,
+    rank_rows,
+    weighted_median,
+)
+from medmoe.metrics.resampling import Resampler, bca_interval, bootstrap, cluster_codes, interval
+from medmoe.metrics.subgroups import Subgroups, age_band, by_subgroup
+
+__all__ = [
+    "AtThreshold",
+    "Bools",
+    "Curve",
+    "Difference",
+    "Floats",
+    "Ints",
+    "Metric",
+    "Ranking",
+    "Reliability",
+    "Resampler",
+    "Subgroups",
+    "accuracy",
+    "age_band",
+    "at_threshold",
+    "auroc",
+    "average_precision",
+    "balanced_accuracy",
+    "bca_interval",
+    "best_rank",
+    "best_threshold",
+    "bootstrap",
+    "brier",
+    "by_subgroup",
+    "chance_at_k",
+    "chance_median_rank",
+    "chance_of_average_precision",
+    "chance_of_hit",
+    "chance_of_median_rank",
+    "cluster_codes",
+    "confidences",
+    "decide",
+    "delong",
+    "difference_of_draws",
+    "ece",
+    "equal_mass_bins",
+    "f1",
+    "fit_temperature",
+    "fpr_at_tpr",
+    "hits",
+    "hits_at_k",
+    "holm",
+    "interval",
+    "log_loss",
+    "macro",
+    "macro_f1",
+    "mcnemar",
+    "paired_difference",
+    "paired_means",
+    "pr_curve",
+    "query_average_precision",
+    "rank_embeddings",
+    "rank_rows",
+    "relevant_counts",
+    "reliability",
+    "roc_curve",
+    "sensitivity_at_specificity",
+    "sign_flip",
+    "softmax",
+    "weighted_median",
+]
