@@ -82,6 +82,7 @@ def shrunk(words: list[str]) -> list[str]:
         ("train",): (*SMALL, "--workers", "0"),
         ("eval",): ("--workers", "0", "--resamples", "20"),
         ("embed",): ("--workers", "0"),
+        ("report",): ("--heatmaps", "2", "--resamples", "20"),
         ("data", "phantom"): ("--patients", "24", "--size", "32"),
     }
     return [*words, *(word for command, own in more.items() if tuple(words[: len(command)]) == command for word in own)]

@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from medmoe.cli import data, evaluate, models, train
+from medmoe.cli import data, evaluate, models, report, train
 from medmoe.cli.common import escape
 from medmoe.errors import UserError
 
@@ -22,6 +22,7 @@ app.command()(models.doctor)
 app.command()(train.train)
 app.command("eval")(evaluate.evaluate_command)
 app.command()(evaluate.embed)
+app.command()(report.report)
 app.command()(models.models)
 app.command()(models.config)
 

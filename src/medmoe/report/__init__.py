@@ -8,12 +8,14 @@ from typing import Any
 
 from medmoe.folder import write_text_atomically
 from medmoe.report.curves import curves, last
+from medmoe.report.document import Section, document
 from medmoe.report.gallery import GalleryItem, heatmaps
 from medmoe.report.markup import DASH, Html, join, number, tag
 from medmoe.report.results import bars, confusions, headlines, tables
-from medmoe.report.style import CSS
+from medmoe.report.review import write_review
+from medmoe.report.runs import Run, read_runs
 
-__all__ = ["GalleryItem", "write_report"]
+__all__ = ["GalleryItem", "Run", "read_runs", "write_report", "write_review"]
 
 _HOW_TO_READ = (
     "Each figure stands with its 95 % interval, bootstrapped over patients, and with its controls: chance, the most "
@@ -58,28 +60,8 @@ def page(
     about: Mapping[str, Any],
 ) -> str:
     """Build the page's text from the arguments of `write_report`."""
-    sections = list(_sections(history, results or {}, items, about))
-    links = [tag("a", heading, href=f"#{name}") for name, heading, _, _ in sections]
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", title),
-        tag("style", Html(CSS)),
-    )
-    body = tag(
-        "body",
-        tag("header", tag("h1", title), tag("p", _in_short(history, results or {}), class_="lead"), tag("nav", *links)),
-        tag(
-            "main",
-            *[
-                tag("section", tag("h2", heading), tag("p", lead, class_="lead") if lead else None, content, id=name)
-                for name, heading, lead, content in sections
-            ],
-        ),
-        tag("footer", tag("p", "A research tool: its figures are no evidence of clinical use.", class_="note")),
-    )
-    return "<!doctype html>\n" + tag("html", head, body, lang="en") + "\n"
+    sections = [Section(*section) for section in _sections(history, results or {}, items, about)]
+    return document(title, _in_short(history, results or {}), sections)
 
 
 def _sections(

@@ -16,6 +16,7 @@ _WIDTH, _HEIGHT = 360, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 10, 10, 26
 _MOST_POINTS = 240  # more than the chart has pixels for
 _SMOOTH_FROM = 40  # points from which a noisy line is smoothed
+_MARKS = ("shuffled", "majority", "chance")  # controls with a mark of their own
 _NOISY = 3.0  # a line is noisy when its ups and downs add up to more than this many times its range
 
 
@@ -88,9 +89,11 @@ def bar(value: float, low: float | None, high: float | None, controls: Mapping[s
         parts += [
             tag("line", x1=_percent(x), x2=_percent(x), y1="6.5", y2="13.5", class_="whisker") for x in (low, high)
         ]
-    for name in ("shuffled", "majority", "chance"):
+    others = [name for name in controls if name not in _MARKS and not name.endswith(("_low", "_high"))]
+    for name in (*others, *_MARKS):
         at = finite(controls.get(name))
         if at is not None:
+            name = name if name in _MARKS else "other"
             parts.append(tag("line", x1=_percent(at), x2=_percent(at), y1="0", y2="20", class_=f"mark {name}"))
     said = [f"{number(value)}"] + [f"{name.replace('_', ' ')} {number(at)}" for name, at in controls.items()]
     return tag("svg", *parts, class_="bar", height="20", role="img", aria_label=", ".join(said))

@@ -38,34 +38,85 @@ class GalleryItem:
     boxes: Sequence[Corners] = ()
     hit: bool | None = None
 
+    def fit(self) -> float | None:
+        """How much hotter the boxes are than the rest, in standard deviations; None where no box tells them apart.
+
+        A region belongs to a box that holds its centre; a box that holds none counts by the region its centre is in.
+        """
+        heat = unit_range(self.heatmap)
+        rows, columns = heat.shape
+        inside = np.zeros(heat.shape, dtype=bool)
+        y, x = ((np.arange(rows) + 0.5) / rows)[:, None], ((np.arange(columns) + 0.5) / columns)[None]
+        for x0, y0, x1, y1 in self.boxes:
+            held = (x0 <= x) & (x <= x1) & (y0 <= y) & (y <= y1)
+            if not held.any():
+                held[min(rows - 1, int((y0 + y1) / 2 * rows)), min(columns - 1, int((x0 + x1) / 2 * columns))] = True
+            inside |= held
+        if inside.all() or not inside.any():
+            return None
+        return float((heat[inside].mean() - heat[~inside].mean()) / max(float(heat.std()), 1e-12))
+
 
 def heatmaps(items: Sequence[GalleryItem]) -> Html:
     """Draw the section of heatmaps, modality by modality."""
-    present = [item.modality for item in items]
-    order = [*in_order(present), *sorted(set(present) - set(MODALITIES))]
     groups = []
-    for modality in order:
-        own = [item for item in items if item.modality == modality]
+    for modality, own in _by_modality(items):
         judged = [item for item in own if item.hit is not None]
         count = f"{sum(bool(item.hit) for item in judged)} of {len(judged)} point into the box" if judged else ""
         heading = tag("h3", modality, " ", tag("small", count))
         groups.append(join([heading, tag("div", *[_card(item) for item in own], class_="cards")]))
-    key = tag(
+    return join([_key(), *groups, _warning()])
+
+
+def best_and_worst(items: Sequence[GalleryItem], *, each: int = 2) -> Html:
+    """Draw the heatmaps that fit their boxes best and worst, modality by modality.
+
+    Args:
+        items: What was looked at; without a box to judge by, one isn't shown.
+        each: How many of the best, and of the worst; none is shown twice.
+    """
+    groups = []
+    for modality, own in _by_modality(items):
+        fits = [(fit, place) for place, item in enumerate(own) if (fit := item.fit()) is not None]
+        ranked = [own[place] for _, place in sorted(fits, key=lambda pair: (-pair[0], pair[1]))]
+        if not ranked:
+            continue
+        hits = sum(bool(item.hit) for item in ranked)
+        said = f"of {len(ranked)} looked at; {hits} point into the box"
+        shown = [("best", item) for item in ranked[:each]] + [("worst", item) for item in ranked[each:][-each:]]
+        cards = [_card(item, word) for word, item in shown]
+        groups.append(join([tag("h3", modality, " ", tag("small", said)), tag("div", *cards, class_="cards")]))
+    if not groups:
+        return tag("p", "No image that was looked at has a box to judge a heatmap by.", class_="empty")
+    words = "Ranked by how much hotter the true boxes are than the rest of the image."
+    return join([tag("p", words, class_="note"), _key(), *groups, _warning()])
+
+
+def _by_modality(items: Sequence[GalleryItem]) -> list[tuple[str, list[GalleryItem]]]:
+    present = [item.modality for item in items]
+    order = [*in_order(present), *sorted(set(present) - set(MODALITIES))]
+    return [(modality, [item for item in items if item.modality == modality]) for modality in order]
+
+
+def _key() -> Html:
+    return tag(
         "p",
         tag("span", tag("i", class_="scale", style=f"background:{gradient()}"), "coldest to hottest of the image"),
         tag("span", tag("i", class_="swatch"), "true box"),
         tag("span", tag("i", class_="ring"), "hottest region"),
         class_="legend",
     )
-    warning = tag(
+
+
+def _warning() -> Html:
+    return tag(
         "p",
         "Images and reports below are those of the evaluated data: share this page only where you may share them.",
         class_="note",
     )
-    return join([key, *groups, warning])
 
 
-def _card(item: GalleryItem) -> Html:
+def _card(item: GalleryItem, rank: str = "") -> Html:
     heat = unit_range(item.heatmap)
     row, column = divmod(int(heat.argmax()), heat.shape[1])
     peak = ((column + 0.5) / heat.shape[1], (row + 0.5) / heat.shape[0])
@@ -79,7 +130,8 @@ def _card(item: GalleryItem) -> Html:
         word = "✓ in the box" if item.hit else "✗ beside the box"
         verdict = tag("span", word, class_="badge good" if item.hit else "badge bad")
     text = tag("p", highlighted(item.report, item.phrase), class_="words")
-    caption = tag("figcaption", tag("p", tag("b", f"“{item.phrase}”"), " ", verdict, class_="asked"), text)
+    head = tag("p", tag("b", f"“{item.phrase}”"), " ", tag("small", rank) if rank else None, verdict, class_="asked")
+    caption = tag("figcaption", head, text)
     return tag("figure", tag("div", *pictures, class_="pair"), caption, class_="card")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from medmoe.report.charts import bar
 from medmoe.report.figures import (
     HEADLINES,
+    MINIMUM,
     TASKS,
     Figure,
     by_metric,
@@ -21,6 +22,8 @@ from medmoe.report.markup import Html, finite, join, number, tag
 
 Results = Mapping[str, Any]
 
+TOO_FEW = "n too small"
+
 # class of the style sheet → what the mark means
 _LEGEND = {
     "fill": "value",
@@ -28,37 +31,43 @@ _LEGEND = {
     "mark chance": "chance",
     "mark majority": "majority",
     "mark shuffled": "shuffled pairs",
+    "mark other": "other controls",
     "zone": "within shuffled",
 }
 
 
-def headlines(results: Results) -> Html | None:
+def headlines(results: Results, *, minimum: int = MINIMUM) -> Html | None:
     """Draw a tile for each headline figure that was evaluated; None where there is none."""
     tiles = []
     for task, name in HEADLINES:
         found = results.get("tasks", {}).get(task, {}).get(name)
         if found is not None:
-            tiles.append(_tile(task, Figure.read(name, found)))
+            tiles.append(_tile(task, Figure.read(name, found), minimum))
     return tag("div", *tiles, class_="tiles") if tiles else None
 
 
-def bars(results: Results) -> Html | None:
+def bars(results: Results, *, minimum: int = MINIMUM) -> Html | None:
     """Draw the headline figures modality by modality against their controls; None where there are none."""
     cards = []
     for task, name in HEADLINES:
         own = by_metric(results.get("tasks", {}).get(task, {})).get(name, {})
         shown = [group for group in groups({name: own}) if group and "/" not in group]
         if any(own[group].in_unit_range for group in shown):
-            lines = [_bar_line(group, own[group]) for group in shown]
+            lines = [_bar_line(group, own[group], minimum) for group in shown]
             heading = tag("figcaption", tag("b", metric_title(name)), tag("small", task_title(task)))
             cards.append(tag("figure", heading, tag("ul", *lines), class_="chart bars"))
     if not cards:
         return None
-    key = [tag("span", tag("i", class_=f"sign {style}"), words) for style, words in _LEGEND.items()]
-    return join([tag("p", *key, class_="legend"), tag("div", *cards, class_="charts")])
+    return join([legend(), tag("div", *cards, class_="charts")])
 
 
-def tables(results: Results) -> Html:
+def legend() -> Html:
+    """Explain the marks of a bar."""
+    signs = [tag("span", tag("i", class_=f"sign {style}"), words) for style, words in _LEGEND.items()]
+    return tag("p", *signs, class_="legend")
+
+
+def tables(results: Results, *, minimum: int = MINIMUM) -> Html:
     """Write a table for each task: modalities as rows, metrics as columns; other readings folded away."""
     parts = []
     for task, metrics in results.get("tasks", {}).items():
@@ -72,7 +81,7 @@ def tables(results: Results) -> Html:
         figures = by_metric(metrics)
         for prefix, names in variants(list(figures)).items():
             own = {name: figures[name] for name in names}
-            table = _table(own, f"{task_title(task)}{f', {variant_title(prefix)}' if prefix else ''}")
+            table = _table(own, f"{task_title(task)}{f', {variant_title(prefix)}' if prefix else ''}", minimum)
             if prefix:
                 summary = variant_title(prefix)
                 table = tag("details", tag("summary", summary[:1].upper() + summary[1:]), table)
@@ -92,7 +101,7 @@ def confusions(results: Results) -> Html | None:
     return tag("div", *drawn, class_="charts wide") if drawn else None
 
 
-def _tile(task: str, figure: Figure) -> Html:
+def _tile(task: str, figure: Figure, minimum: int) -> Html:
     judged = figure.verdict()
     badge = tag("span", judged[1], class_="badge good" if judged[0] else "badge bad") if judged else None
     drawn = None
@@ -103,44 +112,54 @@ def _tile(task: str, figure: Figure) -> Html:
         "div",
         tag("p", task_title(task), class_="eyebrow"),
         tag("h3", metric_title(figure.name)),
-        tag("p", tag("b", number(figure.value)), " ", tag("small", figure.interval), class_="big"),
+        tag("p", tag("b", figure.said), " ", tag("small", figure.interval), class_="big"),
         drawn,
         tag("p", " · ".join(part for part in (figure.compared, n) if part), class_="note"),
-        badge,
-        class_="tile",
+        tag("span", TOO_FEW, class_="badge") if figure.too_few(minimum) else badge,
+        class_="tile few" if figure.too_few(minimum) else "tile",
     )
 
 
-def _bar_line(group: str, figure: Figure) -> Html:
+def _bar_line(group: str, figure: Figure, minimum: int) -> Html:
     judged = figure.verdict()
     weak = "weak" if judged is not None and not judged[0] else None
-    value = tag("span", tag("b", number(figure.value), class_=weak), tag("small", figure.interval), class_="value")
+    few = figure.too_few(minimum)
+    small = [tag("small", line) for line in (figure.interval, TOO_FEW if few else "") if line]
+    value = tag("span", tag("b", figure.said, class_=weak), *small, class_="value")
     drawn = tag("span")
     if figure.in_unit_range and figure.value is not None:
         drawn = bar(figure.value, figure.low, figure.high, figure.controls)
-    return tag("li", tag("span", group, class_="name"), drawn, value, title=figure.compared or None)
+    name = tag("span", group, class_="name")
+    return tag("li", name, drawn, value, title=figure.compared or None, class_="few" if few else None)
 
 
-def _table(figures: Mapping[str, Mapping[str, Figure]], caption: str) -> Html:
+def _table(figures: Mapping[str, Mapping[str, Figure]], caption: str, minimum: int) -> Html:
     columns = [tag("th", metric_title(name), scope="col") for name in figures]
     head = tag("thead", tag("tr", tag("th", "Modality", scope="col"), *columns))
     rows = []
     for group in groups(figures):
-        cells = [_cell(own.get(group)) for own in figures.values()]
+        cells = [cell(own.get(group), minimum) for own in figures.values()]
         rows.append(tag("tr", tag("th", group or "all", scope="row"), *cells, class_=None if group else "all"))
-    table = tag("table", tag("caption", caption, class_="hidden"), head, tag("tbody", *rows))
-    return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=caption)
+    return scrolling(tag("table", tag("caption", caption, class_="hidden"), head, tag("tbody", *rows)), caption)
 
 
-def _cell(figure: Figure | None) -> Html:
+def scrolling(table: Html, label: str) -> Html:
+    """Put a table into a box of its own that scrolls sideways, also by keyboard."""
+    return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=label)
+
+
+def cell(figure: Figure | None, minimum: int) -> Html:
+    """Write a figure as a table's cell: value, interval, controls, verdict and n; grey where n is too small."""
     if figure is None:
         return tag("td", number(None))
-    judged = figure.verdict()
+    judged, few = figure.verdict(), figure.too_few(minimum)
     weak = judged is not None and not judged[0]
-    value = tag("b", number(figure.value), class_="weak" if weak else None)
-    lines = [figure.compared, judged[1] if judged is not None and weak else "", f"n {figure.n:,}" if figure.n else ""]
-    small = [tag("small", line) for line in lines if line]
-    return tag("td", value, " ", tag("span", figure.interval, class_="interval"), *small)
+    value = tag("b", figure.said, class_="weak" if weak and not few else None)
+    verdict = judged[1] if judged is not None and weak and not few else ""
+    count = "" if figure.n is None else f"n\N{NO-BREAK SPACE}{figure.n:,}{': n too small' if few else ''}"
+    small = [tag("small", line) for line in (figure.compared, verdict, count) if line]
+    interval = tag("span", figure.interval, class_="interval")
+    return tag("td", value, " ", interval, *small, class_="few" if few else None)
 
 
 def _confusion(title: str, names: Sequence[str], matrix: Sequence[Sequence[object]]) -> Html:

@@ -42,7 +42,7 @@ figcaption b, figcaption small { display: block; } figcaption .legend { margin-t
 .chart text { font: 11px system-ui, sans-serif; fill: var(--soft); } text.end { text-anchor: end; }
 text.middle { text-anchor: middle; }
 .grid { stroke: var(--rule); stroke-width: 1; } .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
-.raw { opacity: .3; stroke-width: 1; }
+.band { opacity: .15; } .raw { opacity: .3; stroke-width: 1; }
 .legend { display: flex; flex-wrap: wrap; gap: 3px 14px; font-size: .8125rem; color: var(--soft);
   align-items: center; }
 .legend span { display: inline-flex; align-items: center; gap: 6px; } .legend i { flex: none; display: inline-block; }
@@ -84,6 +84,21 @@ tr.all th, tr.all td { background: color-mix(in srgb, var(--accent) 8%, var(--ca
 .confusion thead span { writing-mode: vertical-rl; transform: rotate(180deg); }
 .confusion thead th { min-width: 0; }
 .confusion .strong { color: var(--on-strong); font-weight: 600; }
+table.versus td, table.facts td { min-width: 132px; } table.facts { min-width: 0; }
+table.facts td { max-width: 46ch; overflow-wrap: anywhere; } tr.metric th { color: var(--soft); padding-top: 16px;
+  font-size: .8125rem; } td b.good { color: var(--good); } td b.bad { color: var(--bad); }
+tr.differs td { background: color-mix(in srgb, var(--mark) 35%, transparent); }
+.few, .few b, .few .interval { color: var(--soft); opacity: .8; font-weight: 400; }
+.warnings { border: 1px solid var(--bad); border-left-width: 5px; border-radius: 8px; padding: 10px 14px;
+  background: color-mix(in srgb, var(--bad) 8%, var(--card)); margin: 12px 0; max-width: 90ch; }
+.warnings b { color: var(--bad); } .warnings ul, .noted ul { margin: 4px 0 0; padding-left: 20px; }
+.warnings li, .noted li { overflow-wrap: anywhere; } .noted { margin: 10px 0; max-width: 90ch; }
+.bars.versus li { grid-template-columns: 22px 1fr 104px; } .bars.versus .name { font-weight: 700; }
+.bars.versus p { margin: 8px 0 0; } .mark.other { stroke: var(--s6); stroke-dasharray: 2 2; }
+.sign.other { border-left: 2.5px dotted var(--s6); } .diagonal { stroke: var(--soft); stroke-dasharray: 4 4; }
+.node { stroke: none; } .flow { opacity: .32; } .flow.wrong { opacity: .75; } text.start { text-anchor: start; }
+pre { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 10px 12px;
+  margin: 4px 0 10px; max-height: 60vh; } pre.scroll { overflow: auto; }
 .hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 details { margin: 8px 0; }
 summary { cursor: pointer; color: var(--accent); font-weight: 600; font-size: .9375rem; padding: 4px 0; }
@@ -104,15 +119,18 @@ mark { background: var(--mark); color: var(--ink); border-radius: 3px; padding: 
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 5px 20px; font-size: .9rem; margin: 10px 0; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 code { font: .8125rem/1.5 ui-monospace, Menlo, Consolas, monospace; }
-@media (max-width: 640px) { main, header, footer { padding-left: 14px; padding-right: 14px; }
+@media (max-width: 640px) { tbody th { white-space: normal; max-width: 34vw; }
+main, header, footer { padding-left: 14px; padding-right: 14px; }
 header { padding-top: 22px; }
   h1 { font-size: 1.5rem; } dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 8px; }
   th, td { padding: 7px 9px; } .bars li { grid-template-columns: 76px 1fr 96px; gap: 8px; } }
-@media print { body { background: #fff; } nav { display: none; } .tile, .chart, .card, tr { break-inside: avoid; } }
+@media print { body { background: #fff; } nav { display: none; } .scroll { overflow: visible; } pre { max-height: none;
+  white-space: pre-wrap; } .tile, .chart, .card, tr { break-inside: avoid; } }
 """.replace(
     "SERIES",
     "\n".join(
         f".line.s{k} {{ stroke: var(--s{k}); }} .key.s{k} {{ color: var(--s{k}); }} .dot.s{k} {{ fill: var(--s{k}); }}"
+        f" .band.s{k}, .flow.s{k}, .node.s{k} {{ fill: var(--s{k}); }}"
         for k in range(8)
     ),
 )

@@ -1,0 +1,60 @@
+"""`medmoe report`: one or several evaluated runs as one page to hand to a reviewer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medmoe.cli.common import open_data, say
+from medmoe.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from medmoe.report import GalleryItem, Run
+
+
+def report(
+    runs: Annotated[list[str], typer.Argument(help="Run folders or evaluation files; the first is compared with.")],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    title: Annotated[str | None, typer.Option(help="Title of the page.", show_default=False)] = None,
+    heatmaps: Annotated[
+        int, typer.Option(help="Images a modality to find the best and worst heatmaps among; 0: none.")
+    ] = 12,
+    minimum: Annotated[int, typer.Option(help="Items below which a figure is greyed.")] = 20,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of paired differences.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of bootstrap and sign flips.")] = 0,
+) -> None:
+    """Write one self-contained page: warnings first, figures with controls, comparisons, plots, heatmaps, commands."""
+    from medmoe.report import read_runs, write_review
+    from medmoe.report.checks import warnings
+
+    for value, option, least in ((heatmaps, "--heatmaps", 0), (minimum, "--minimum", 0), (resamples, "--resamples", 1)):
+        if value < least:
+            raise ConfigError(f"got {value}, allowed: {least} or more", where=option)
+    if out.is_dir() or out.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{out} isn't an HTML file", where="--out", remedy="give a file such as report.html")
+    found = read_runs(runs)
+    galleries = {run.name: _gallery(run, heatmaps) for run in found} if heatmaps else {}
+    page = write_review(out, found, galleries=galleries, title=title, minimum=minimum, resamples=resamples, seed=seed)
+    for warning in warnings(found):
+        say(f"warning: {warning}")
+    say(f"report: {page}")
+
+
+def _gallery(run: Run, heatmaps: int) -> list[GalleryItem]:
+    """Look at images of the run's evaluated data again; none, and a line that says why, where they can't be had."""
+    model = run.path if run.path.is_dir() else Path(str(run.about.get("model", "")))
+    data, split = run.about.get("data"), run.about.get("split")
+    if not model.is_dir() or not data:
+        say(f"{run.name}: no heatmaps, since its model or data isn’t here")
+        return []
+    from medmoe.build import load_model
+    from medmoe.summary import gallery
+
+    try:
+        source = open_data(str(data), None if split is None else str(split), {}, skip_bad=True)
+        return gallery(load_model(model), source, per_modality=heatmaps)
+    except UserError as error:
+        say(f"{run.name}: no heatmaps ({error})")
+        return []
