@@ -3,8 +3,10 @@
 PYTHON ?= python3
 OUT ?= runs/demo
 
-# The demo: patients to learn from and to be tested on (another seed, so none is shared), image side in pixels.
+# The demo: patients to learn from, to validate on and to be tested on (each of another seed, so none is shared), and
+# the image side in pixels.
 TRAIN_PATIENTS ?= 8000
+VAL_PATIENTS ?= 300
 TEST_PATIENTS ?= 900
 SIZE ?= 64
 TRAIN_FLAGS ?=
@@ -15,6 +17,7 @@ READY := .venv/.installed
 DATA := $(OUT)-data
 # A data set counts as there once its stamp is, which bears its sizes: others make it anew.
 TRAIN_READY := $(DATA)/train.$(TRAIN_PATIENTS)x$(SIZE).ready
+VAL_READY := $(DATA)/val.$(VAL_PATIENTS)x$(SIZE).ready
 TEST_READY := $(DATA)/test.$(TEST_PATIENTS)x$(SIZE).ready
 
 # Threads that wait without spinning: on cores shared with the loader or with others, several times as fast. And glibc
@@ -46,16 +49,22 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(TRAIN_READY) $(TEST_READY) ## Train, evaluate and report on phantoms (ten to twenty minutes on two cores)
-	$(RUN_ENV) $(BIN)/medmoe train tiny --train-data $(DATA)/train --val-data $(DATA)/train --out $(OUT) --resume latest $(TRAIN_FLAGS)
+demo: $(TRAIN_READY) $(VAL_READY) $(TEST_READY) ## Train, evaluate and report on phantoms (ten to twenty minutes on two cores)
+	$(RUN_ENV) $(BIN)/medmoe train tiny --train-data $(DATA)/train --train-split all --val-data $(DATA)/val --val-split all \
+	  --out $(OUT) --resume latest $(TRAIN_FLAGS)
 	$(RUN_ENV) $(BIN)/medmoe eval $(OUT) --data $(DATA)/test --split all --tasks $(TASKS) --json $(OUT)/summary.json
 	@echo "Done: open $(OUT)/report.html; the figures are in $(OUT)/summary.json"
 
-# Training validates on its own folder's validation patients; evaluation also writes the report.
+# Evaluation also writes the report.
 # A phantom folder counts as there only once it is complete; an interrupted one is made again.
 $(TRAIN_READY): | $(READY)
 	rm -rf $(DATA)/train $(DATA)/train.*.ready
 	$(BIN)/medmoe data phantom --out $(DATA)/train --patients $(TRAIN_PATIENTS) --size $(SIZE) --seed 1 --workers 2
+	@touch $@
+
+$(VAL_READY): | $(READY)
+	rm -rf $(DATA)/val $(DATA)/val.*.ready
+	$(BIN)/medmoe data phantom --out $(DATA)/val --patients $(VAL_PATIENTS) --size $(SIZE) --seed 3 --workers 2
 	@touch $@
 
 $(TEST_READY): | $(READY)

@@ -30,11 +30,11 @@ LEVELS = {
     **dict.fromkeys(["data", "encoders", "experts", "heads"], 3),
     **dict.fromkeys(["model", "objectives", "optim", "checkpoint", "metrics", "rundir"], 4),
     **dict.fromkeys(["tasks", "describe"], 5),
-    "build": 6,
+    **dict.fromkeys(["build", "adapters"], 6),
     **dict.fromkeys(["predictor", "evaluate", "embed"], 7),
-    **dict.fromkeys(["train", "index"], 8),
+    **dict.fromkeys(["train", "index", "benchmarks"], 8),
     **dict.fromkeys(["serve", "recipes", "report", "doctor", "progress"], 9),
-    "summary": 10,
+    **dict.fromkeys(["summary", "ablation"], 10),
     "cli": 11,
     "__main__": 12,
 }
@@ -44,17 +44,17 @@ COMPONENTS = {"data", "encoders", "experts", "heads", "layers", "model", "object
 # package → where it may be imported: a file, or a folder when it ends with /
 PLACES = {
     "timm": ["encoders/vision.py"],
-    "transformers": ["encoders/text.py", "data/text.py"],
+    "transformers": ["adapters/", "encoders/text.py", "data/text.py"],
     "tokenizers": ["data/text.py"],
     "pyarrow": ["data/"],
     "pydicom": ["data/dicom.py"],
     "sklearn": ["tasks/", "data/"],
-    "torchvision": ["data/"],
+    "torchvision": ["adapters/", "data/"],
     "typer": ["cli/"],
     "rich": ["cli/", "progress.py"],
-    "PIL": ["data/", "predictor.py", "report/", "serve.py"],
+    "PIL": ["adapters/", "data/", "predictor.py", "report/", "serve.py"],
     "pydantic": ["config.py", "serve.py"],
-    "safetensors": ["folder.py", "checkpoint.py", "encoders/pretrained.py"],
+    "safetensors": ["adapters/", "folder.py", "checkpoint.py", "encoders/pretrained.py"],
 }
 # Optional packages: whichever file imports one is the only one that does.
 IN_ONE_FILE = ["huggingface_hub", "faiss", "nibabel", "onnx", "onnxruntime", "fastapi", "uvicorn", "open_clip", "ray"]

@@ -19,6 +19,7 @@ from medmoe.encoders.pretrained import LoadReport, load_matching
 from medmoe.encoders.text import TEXT
 from medmoe.encoders.vision import VISION
 from medmoe.errors import ConfigError, DataError, ModelError, unknown
+from medmoe.experts.low_rank import LowRankExpert
 from medmoe.experts.moe import EXPERTS, MixtureOfExperts
 from medmoe.experts.router import Router, RouterHead
 from medmoe.folder import CONFIG, PREPROCESS, WEIGHTS, Assets, find_folder, read_json, read_weights
@@ -64,6 +65,13 @@ def build_experts(config: ExpertConfig, channels: Sequence[int], modalities: int
     if config.growing and (config.zero or not config.special):
         raise ConfigError("growing experts are special ones that don't start at zero", where="model.experts.growing")
 
+    if config.rank is not None and (config.shared == 0 or not config.special or config.growing):
+        raise ConfigError(
+            "low-rank experts are special ones beside a shared one, and don't grow",
+            where="model.experts.rank",
+            remedy="set shared=1, special=true and growing=false",
+        )
+
     def expert(*, zero: bool) -> nn.Module:
         return EXPERTS[config.name](
             channels,
@@ -74,16 +82,22 @@ def build_experts(config: ExpertConfig, channels: Sequence[int], modalities: int
             layers=config.layers,
             conv=config.conv,
             norm=config.norm,
+            interpolation=config.interpolation,
             zero=zero,
         )
 
-    special = [expert(zero=config.zero) for _ in range(modalities if config.special else 0)]
+    def special_expert() -> nn.Module:
+        if config.rank is None:
+            return expert(zero=config.zero)
+        return LowRankExpert(channels, rank=config.rank, width=config.width, grid=config.grid, levels=config.levels)
+
+    special = [special_expert() for _ in range(modalities if config.special else 0)]
     return MixtureOfExperts([expert(zero=False) for _ in range(config.shared)], special, growing=config.growing)
 
 
-def build_route(config: RouterConfig, source: str) -> Router:
-    """Build the choice of experts for one source of scores."""
-    return Router(source, selection=config.selection, k=config.k, gradient=config.gradient)
+def build_route(config: RouterConfig, source: str, *, anneal: int = 0) -> Router:
+    """Build the choice of experts for one source of scores; in training it may harden over `anneal` batches."""
+    return Router(source, selection=config.selection, k=config.k, gradient=config.gradient, anneal=anneal)
 
 
 def build_model(config: ModelConfig, tokenizer: ReportTokenizer, *, seed: int = 0) -> MedVLM:
@@ -119,7 +133,7 @@ def build_model(config: ModelConfig, tokenizer: ReportTokenizer, *, seed: int = 
             experts=build_experts(config.experts, channels, count),
             image_router=RouterHead(2 * sum(channels), hidden, count),
             text_router=RouterHead(text_encoder.width, hidden, count),  # type: ignore[arg-type]
-            train_route=build_route(config.router, config.router.train),
+            train_route=build_route(config.router, config.router.train, anneal=config.router.anneal_steps),
             infer_route=build_route(config.router, config.router.infer),
             modalities=modalities,
             embed_dim=config.embed_dim,

@@ -72,6 +72,7 @@ class RouterConfig(Config):
         selection: hard, top_k or soft.
         k: Experts an image with top_k.
         gradient: none, alpha or straight_through.
+        anneal_steps: Training batches over which all experts equally become the hard choice; 0: hard from the first.
         hidden: Width of the hidden layer.
     """
 
@@ -80,6 +81,7 @@ class RouterConfig(Config):
     selection: str = "hard"
     k: int = Field(2, ge=1)
     gradient: str = "none"
+    anneal_steps: int = Field(0, ge=0)
     hidden: int = 128
 
 
@@ -99,6 +101,9 @@ class ExpertConfig(Config):
         layers: Convolution layers.
         conv: dense or separable.
         norm: group or batch.
+        interpolation: grid, or flattened: a known defect, to compare with.
+        rank: Rank of the special experts' maps, which then are low-rank corrections of the shared expert; None: whole
+            experts.
     """
 
     name: str = "pyramid"
@@ -113,6 +118,8 @@ class ExpertConfig(Config):
     layers: int = Field(3, ge=0)
     conv: str = "separable"
     norm: str = "group"
+    interpolation: str = "grid"
+    rank: int | None = Field(None, ge=1)
 
 
 class ModelConfig(Config):

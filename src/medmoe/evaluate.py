@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from medmoe.build import build_loader, tokenizer_of
-from medmoe.config import DataConfig, RunConfig, parse
+from medmoe import adapters
+from medmoe.adapters import Adapter
+from medmoe.build import build_loader, build_model, tokenizer_of
+from medmoe.config import DataConfig, ModelConfig, RunConfig, parse
 from medmoe.data.sources.base import ChangedSource, Source
+from medmoe.errors import ConfigError
 from medmoe.model import MedVLM
-from medmoe.tasks import Change, Evidence, collect, evaluate_all, make_context
+from medmoe.tasks import Change, Evidence, Task, collect, evaluate_all, make_context
+from medmoe.tasks.features import Fingerprint, load_evidence, of_samples, of_weights, save_evidence
 
 
 def gather(
-    model: MedVLM,
+    model: MedVLM | Adapter,
     source: Source,
     *,
     batch_size: int = 64,
@@ -22,25 +27,82 @@ def gather(
     on_bad_sample: str = "raise",
     device: str = "cpu",
     candidate_experts: bool = False,
+    controls: bool = False,
+    cache: Path | None = None,
 ) -> Evidence:
     """Run a model over every sample of a source, in order; see `medmoe.tasks.collect`.
+
+    Args:
+        model: The model, or an adapter of another library's.
+        source: The samples.
+        batch_size: Images encoded at a time.
+        workers: Loader processes.
+        on_bad_sample: `raise`, or `skip` to leave bad samples out.
+        device: Where the model is.
+        candidate_experts: Also keep the regions through every expert.
+        controls: Also keep features that nobody trained: raw pixels, and those of this model with fresh weights.
+        cache: Folder to keep what the model said in. The file's name and content bear the fingerprint of the model,
+            its preprocessing, the samples and the options, so that another model's is never taken; batch size and
+            device aren't part of it. Not for adapters.
 
     Raises:
         UserError: If a setting isn't allowed, or an image is bad and `on_bad_sample` is `raise`.
     """
+    if isinstance(model, Adapter):
+        if cache is not None:
+            raise ConfigError("features of another library's model are not kept", where="cache", remedy="leave it out")
+        return adapters.gather(
+            model,
+            source,
+            batch_size=batch_size,
+            workers=workers,
+            on_bad_sample=on_bad_sample,
+            device=device,
+            candidate_experts=candidate_experts,
+            controls=controls,
+        )
     data = parse(DataConfig, {"batch_size": batch_size, "workers": workers, "on_bad_sample": on_bad_sample})
+    made_from, path = None, None
+    if cache is not None:
+        options = f"on_bad_sample={on_bad_sample} candidate_experts={candidate_experts} controls={controls}"
+        made_from = fingerprint(model, source, options)
+        path = cache / made_from.file_name()
+        if path.is_file():
+            return load_evidence(path, made_from)
     loader = build_loader(source, model, RunConfig(recipe="eval", data=data), train=False)
-    return collect(model, loader, device, candidate_experts=candidate_experts)
+    fresh = untrained(model).to(device) if controls else None
+    evidence = collect(model, loader, device, candidate_experts=candidate_experts, controls=controls, untrained=fresh)
+    if made_from is not None and path is not None:
+        save_evidence(path, evidence, made_from)
+    return evidence
+
+
+def fingerprint(model: MedVLM, source: Source, options: str = "") -> Fingerprint:
+    """Give the fingerprint of what a model says of a source: of the model, its preprocessing and the samples."""
+    assert model.assets is not None
+    return Fingerprint(
+        model=of_weights(model.state_dict(), model.assets.config, model.assets.tokenizer),
+        preprocess=str(model.assets.preprocess.get("fingerprint")),
+        data=of_samples(source),
+        options=options,
+    )
+
+
+def untrained(model: MedVLM, *, seed: int = 0) -> MedVLM:
+    """Give a model of the same configuration with fresh weights, whose features are a control for learnt ones."""
+    assert model.assets is not None
+    return build_model(parse(ModelConfig, model.assets.config), tokenizer_of(model), seed=seed)
 
 
 def evaluate(
-    model: MedVLM,
+    model: MedVLM | Adapter,
     evidence: Evidence,
     tasks: Sequence[str],
     *,
     fit: Evidence | None = None,
     tune: Evidence | None = None,
     again: Callable[[Change], Evidence] | None = None,
+    ready: Mapping[str, Task] | None = None,
     seed: int = 0,
     resamples: int = 1000,
 ) -> dict[str, Any]:
@@ -53,6 +115,7 @@ def evaluate(
         fit: What it said of training samples, for tasks that fit something on frozen features.
         tune: What it said of validation samples, for tasks that choose something.
         again: Runs the model over the judged images again, changed; `medmoe.evaluate.anew` makes one.
+        ready: Tasks with settings of their own, by name.
         seed: Seed of every draw and permutation.
         resamples: Bootstrap resamples of each interval.
 
@@ -62,14 +125,13 @@ def evaluate(
     Raises:
         ConfigError: If a task is unknown.
     """
-    context = make_context(
-        model, tokenizer_of(model), device=next(model.parameters()).device, seed=seed, resamples=resamples
-    )
-    return evaluate_all(evidence, replace(context, fit=fit, tune=tune, again=again), tasks)
+    tokenizer = model.tokenizer if isinstance(model, Adapter) else tokenizer_of(model)
+    context = make_context(model, tokenizer, device=next(model.parameters()).device, seed=seed, resamples=resamples)
+    return evaluate_all(evidence, replace(context, fit=fit, tune=tune, again=again), tasks, ready=ready)
 
 
 def anew(
-    model: MedVLM, source: Source, *, batch_size: int = 64, workers: int = 0, device: str = "cpu"
+    model: MedVLM | Adapter, source: Source, *, batch_size: int = 64, workers: int = 0, device: str = "cpu"
 ) -> Callable[[Change], Evidence]:
     """Give what runs a model over a source again with every sample changed, as `gather` ran it before."""
 

@@ -31,20 +31,19 @@ def encode_text(prompts: list[str]) -> TextEmbedding:
     return TextEmbedding(normalize(words.sum(dim=1), dim=1), words, mask, blank, blank)
 
 
-def facts(i: int, *, bare: bool) -> Sample:
+def facts(i: int, *, bare: bool, split: str) -> Sample:
     empty = np.zeros((0, 0), dtype=np.uint8)
     if bare:
         return Sample(f"row:{i}", empty)
     label = FINDINGS[i // 2 % 2]
     box = Box(label, 0.1, 0.1, 0.5, 0.4)
     report = f"a {label} number{i}"
-    return Sample(
-        f"row:{i}", empty, report, modality=MODALITIES[i % 2], labels=(label,), boxes=(box,), patient=f"p{i // 3}"
-    )
+    patient = f"{split}{i // 3}"
+    return Sample(f"row:{i}", empty, report, modality=MODALITIES[i % 2], labels=(label,), boxes=(box,), patient=patient)
 
 
-def evidence(*, bare: bool = False, fill: float | None = None) -> Evidence:
-    count, generator = 40, torch.Generator().manual_seed(0)
+def evidence(*, bare: bool = False, fill: float | None = None, split: str = "test") -> Evidence:
+    count, generator = 40, torch.Generator().manual_seed(len(split))
 
     def random(*shape: int) -> torch.Tensor:
         drawn = torch.randn(*shape, generator=generator)
@@ -60,14 +59,18 @@ def evidence(*, bare: bool = False, fill: float | None = None) -> Evidence:
         words=random(count, 3, 8),
         word_mask=has_report[:, None].expand(-1, 3),
         text_logits=random(count, 2),
-        samples=tuple(facts(i, bare=bare) for i in range(count)),
+        samples=tuple(facts(i, bare=bare, split=split) for i in range(count)),
         modalities=MODALITIES,
         logit_scale=5.0,
     )
 
 
-def context() -> Context:
-    return Context(MODALITIES, encode_text, Words(), seed=1, resamples=50)
+def context(*, fill: float | None = None) -> Context:
+    def again(change: object) -> Evidence:
+        return evidence(fill=fill)
+
+    fit, tune = evidence(split="fit"), evidence(split="tune")
+    return Context(MODALITIES, encode_text, Words(), seed=1, resamples=50, fit=fit, tune=tune, again=again)
 
 
 @pytest.fixture(params=sorted(TASKS))
@@ -105,6 +108,6 @@ def test_a_task_without_its_data_is_skipped_with_a_reason(name: str) -> None:
 
 @pytest.mark.parametrize("fill", [0.0, float("nan")])
 def test_useless_embeddings_never_beat_chance(name: str, fill: float) -> None:
-    for metric_name, metric in TASKS[name]().evaluate(evidence(fill=fill), context()).metrics.items():
+    for metric_name, metric in TASKS[name]().evaluate(evidence(fill=fill), context(fill=fill)).metrics.items():
         if "median_rank" not in metric_name:
             assert metric.value <= metric.controls["chance"] + 1e-9, metric_name

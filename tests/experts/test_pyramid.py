@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from medmoe.errors import ConfigError
-from medmoe.experts.pyramid import PyramidExpert
+from medmoe.experts.pyramid import PyramidExpert, flattened
 from medmoe.types import Pyramid
 
 CHANNELS = (4, 6, 8, 10)
@@ -76,6 +76,31 @@ def test_kernel_one_keeps_a_region_blind_to_the_rest_of_the_image():
     assert change.sum() == change[3, 3]
 
 
+def test_flattened_interpolation_goes_along_the_row_of_all_pixels():
+    image = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    row = image.reshape(2, 3, 16)  # to 64 points: each pixel is four, the two outer ones of them nearer its neighbours
+    for grid in (2, 8):
+        position = ((torch.arange(grid * grid) + 0.5) * 16 / grid**2 - 0.5).clamp(0, 15)
+        left, right = position.floor().long(), position.ceil().long()
+        expected = torch.lerp(row[..., left], row[..., right], position - left)
+        torch.testing.assert_close(flattened(image, grid), expected.view(2, 3, grid, grid))
+
+
+def test_flattened_interpolation_puts_what_is_in_a_corner_elsewhere():
+    expert = PyramidExpert((1,), width=1, grid=8, levels=(0,), layers=0, interpolation="flattened")
+    torch.nn.init.ones_(expert.project[0].weight)
+    torch.nn.init.zeros_(expert.project[0].bias)
+    image = torch.zeros(1, 1, 4, 4)
+    image[0, 0, 0, 3] = 1.0  # top right
+    _, column = divmod(int(expert.features(Pyramid((image,)))[0, 0, 0].argmax()), 8)
+    assert column in (4, 5)  # of 0 to 7: no longer at the right
+
+
+def test_the_interpolation_changes_no_weight():
+    names = [[*PyramidExpert(CHANNELS, width=8, interpolation=name).state_dict()] for name in ("grid", "flattened")]
+    assert names[0] == names[1]
+
+
 def test_an_expert_that_starts_at_zero_is_zero_but_can_learn():
     expert = PyramidExpert(CHANNELS, width=8, grid=4, zero=True)
     regions = expert(pyramid())
@@ -99,6 +124,7 @@ def test_an_image_does_not_depend_on_its_group_with_group_norm():
         ({"kernel": 2}, "expert kernel 2 is even"),
         ({"conv": "densse"}, "did you mean 'dense'"),
         ({"norm": "layer"}, "unknown norm 'layer'"),
+        ({"interpolation": "flatened"}, "did you mean 'flattened'"),
     ],
 )
 def test_wrong_options_say_what_is_allowed(options, message):

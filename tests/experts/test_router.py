@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medmoe.errors import ConfigError, ModelError
-from medmoe.experts.router import ROUTERS, Router, RouterHead, Scores, image_statistics, select
+from medmoe.experts.router import ROUTERS, Router, RouterHead, Scores, image_statistics, select, soften
 from medmoe.types import Pyramid
 
 IMAGE_LOGITS = torch.tensor([[3.0, 0.0, 1.0], [0.0, 3.0, 1.0], [0.0, 1.0, 3.0], [1.0, 2.0, 0.0]])
@@ -88,6 +88,43 @@ def test_hard_selection_sends_back_only_the_gradient_asked_for(gradient, value_i
     assert bool(logits.grad.abs().max() > 0) == bool(flows)
 
 
+def test_an_annealed_choice_goes_from_all_experts_equally_to_the_one():
+    router, hard = Router("image", anneal=4), Router("image")(scores())
+    for seen in range(4):
+        routing = router(scores())
+        assert routing.expert.tolist() == [[0, 1, 2]] * 4
+        expected = torch.full((4, 3), (1 - seen / 4) / 3)
+        expected[torch.arange(4), hard.expert[:, 0]] += seen / 4
+        torch.testing.assert_close(routing.weight, expected)
+    for _ in range(2):
+        routing = router(scores())
+        assert torch.equal(routing.expert, hard.expert)
+        assert torch.equal(routing.weight, hard.weight)
+
+
+def test_an_annealed_choice_is_hard_in_evaluation_and_counts_only_training():
+    router = Router("image", anneal=4).eval()
+    assert router(scores()).expert.shape == (4, 1)
+    assert int(router.seen) == 0
+    assert router.train()(scores()).expert.shape == (4, 3)
+    assert int(router.seen) == 1
+
+
+def test_how_far_annealing_has_come_is_saved_and_without_it_nothing_is():
+    router, other = Router("image", anneal=4), Router("image", anneal=4)
+    for _ in range(4):
+        router(scores())
+    other.load_state_dict(router.state_dict())
+    assert other(scores()).expert.shape == (4, 1)
+    assert list(Router("image").state_dict()) == []
+
+
+def test_softening_keeps_the_gradient_of_the_choice():
+    logits = IMAGE_LOGITS.clone().requires_grad_()
+    soften(select(logits, gradient="straight_through"), 0.5).weight[:, 0].sum().backward()
+    assert logits.grad.abs().max() > 0
+
+
 def test_the_head_gives_logits_not_probabilities():
     head = RouterHead(5, 7, 3)
     logits = head(torch.randn(4, 5))
@@ -114,6 +151,8 @@ def test_constant_images_have_finite_gradients():
         (lambda: Router("imge"), "did you mean 'image'"),
         (lambda: select(IMAGE_LOGITS, selection="hrad"), "did you mean 'hard'"),
         (lambda: select(IMAGE_LOGITS, gradient="alfa"), "did you mean 'alpha'"),
+        (lambda: Router("text", selection="soft", anneal=3), "the selection is 'soft'"),
+        (lambda: Router("uniform", anneal=3), "the selection is 'soft'"),
     ],
 )
 def test_unknown_names_say_what_is_allowed(make, message):

@@ -7,17 +7,21 @@ import numpy as np
 import pytest
 import torch
 from constructed import WIDTH, code, context, evidence, sample
+from sklearn.metrics import jaccard_score, roc_auc_score
 
 from medmoe.tasks.base import Evidence
-from medmoe.tasks.grounding import (
+from medmoe.tasks.grounding import Grounding, _other_images, find_items, heatmaps, size_of
+from medmoe.tasks.heatmaps import (
     SIDE,
-    Grounding,
-    _other_images,
     attention_heatmaps,
+    contrast_to_noise,
     dot_heatmaps,
-    find_items,
     inside,
+    mask_auroc,
+    overlap,
     peaks,
+    ranks,
+    rescaled,
     standardised,
     upsample,
 )
@@ -82,8 +86,8 @@ def test_random_heatmaps_lie_within_the_shuffled_bounds() -> None:
 def test_flat_or_nan_heatmaps_miss_at_no_contrast(value: float) -> None:
     found = planted()
     flat = replace(found, regions=torch.full_like(found.regions, value))
-    for name, metric in Grounding().evaluate(flat, context()).metrics.items():
-        assert metric.value == 0, name
+    for name, metric in Grounding().evaluate(flat, replace(context(), tune=planted())).metrics.items():
+        assert metric.value == (0.5 if "auroc" in name else 0), name
 
 
 def test_figures_are_averaged_over_modalities() -> None:
@@ -220,3 +224,126 @@ def test_shuffled_heatmaps_never_come_from_the_same_image() -> None:
 def test_the_same_seed_gives_the_same_figures() -> None:
     first, second = (Grounding().evaluate(planted(), context(seed=4)).metrics for _ in range(2))
     assert first == second
+
+
+def random_maps(count: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Give heatmaps, one of them with ties, and as many marked areas."""
+    rng = np.random.default_rng(seed)
+    maps = rng.normal(size=(count, SIDE, SIDE))
+    maps[0] = np.round(maps[0])
+    target = np.stack([inside(np.sort(rng.random((2, 2, 2)), axis=1).reshape(2, 4), 0.0) for _ in range(count)])
+    return maps, target
+
+
+def test_mask_auroc_is_that_of_scikit_learn() -> None:
+    maps, target = random_maps()
+    found = mask_auroc(ranks(standardised(maps)), target)
+    expected = [roc_auc_score(own.ravel(), heat.ravel()) for own, heat in zip(target, maps, strict=True)]
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_overlap_is_that_of_scikit_learn() -> None:
+    maps, target = random_maps()
+    marked = rescaled(maps) >= 0.6
+    expected = [jaccard_score(own.ravel(), one.ravel()) for own, one in zip(target, marked, strict=True)]
+    np.testing.assert_allclose(overlap(marked, target), expected, atol=1e-9)
+    assert overlap(np.zeros_like(marked), np.zeros_like(target)).tolist() == [0] * 6
+
+
+def test_contrast_to_noise_is_its_formula_whatever_the_scale() -> None:
+    maps, target = random_maps()
+    found = contrast_to_noise(standardised(maps), target)
+    for value, heat, own in zip(found, maps, target, strict=True):
+        spread = np.sqrt(heat[own].var() + heat[~own].var())
+        assert value == pytest.approx((heat[own].mean() - heat[~own].mean()) / spread, abs=1e-9)
+    np.testing.assert_allclose(contrast_to_noise(standardised(7 * maps - 3), target), found, atol=1e-9)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_an_empty_side_gives_no_contrast_and_half_the_area(full: bool) -> None:
+    maps, target = random_maps(2)
+    target[:] = full
+    assert contrast_to_noise(standardised(maps), target).tolist() == [0, 0]
+    assert mask_auroc(ranks(standardised(maps)), target).tolist() == [0.5, 0.5]
+
+
+def test_two_level_heatmaps_without_noise_have_no_ratio() -> None:
+    target = np.zeros((1, SIDE, SIDE), bool)
+    target[0, :9, :9] = True
+    assert contrast_to_noise(standardised(target.astype(float)), target).tolist() == [0]
+
+
+def test_rescaled_maps_run_from_zero_to_one_and_flat_ones_mark_nothing() -> None:
+    maps = np.stack([np.arange(SIDE * SIDE, dtype=float).reshape(SIDE, SIDE), np.full((SIDE, SIDE), 3.0)])
+    found = rescaled(maps)
+    assert (found[0].min(), found[0].max()) == (0, 1)
+    assert not found[1].any()
+
+
+def test_planted_words_lie_over_their_boxes_by_every_measure() -> None:
+    metrics = Grounding().evaluate(planted(), replace(context(), tune=planted(8))).metrics
+    for reading in ("", "attention_", "prompt_"):
+        assert metrics[f"{reading}mask_auroc"].value > 0.95
+        assert metrics[f"{reading}mask_auroc"].controls["shuffled"] < 0.7
+        assert metrics[f"{reading}cnr"].value > 1
+        assert metrics[f"{reading}iou"].value > 0.4 > metrics[f"{reading}iou"].controls["shuffled_high"]
+        assert metrics[f"{reading}iou"].controls["chance"] == pytest.approx(1 / 64, abs=0.002)
+        assert f"{reading}iou/xray" in metrics
+
+
+def test_the_threshold_is_the_best_one_for_validation_images_alone() -> None:
+    tune = planted(8, modality="ct")
+    items, _ = find_items(tune, context())
+    target = np.stack([inside(item.boxes, 0.0) for item in items])
+    unit = rescaled(heatmaps(items, tune, context())[""])
+    means = {}
+    for threshold in np.linspace(0.05, 0.95, 19):
+        marked = unit >= threshold
+        both, either = (marked & target).sum(axis=(1, 2)), (marked | target).sum(axis=(1, 2))
+        means[round(float(threshold), 2)] = np.mean(both / either)
+    for judged in (planted(), planted(right=False)):
+        chosen = Grounding().evaluate(judged, replace(context(), tune=tune)).details["iou"]
+        assert chosen["raw"] == pytest.approx(max(means, key=means.__getitem__))
+        assert set(chosen) == {"raw", "attention", "prompt"}
+
+
+def test_without_validation_images_there_is_no_overlap_and_it_is_said_why() -> None:
+    nothing = evidence([sample(0, REPORT)])
+    for tune, reason in ((None, "no evidence"), (nothing, "no validation image")):
+        result = Grounding().evaluate(planted(), replace(context(), tune=tune))
+        assert not any("iou" in name for name in result.metrics)
+        assert reason in result.details["iou"]["skipped"]
+
+
+def test_sizes_go_by_the_share_of_the_image_that_boxes_cover() -> None:
+    for side, expected in ((0.16, "small"), (0.18, "medium"), (0.29, "medium"), (0.31, "large"), (1.0, "large")):
+        assert size_of(np.array([[0.0, 0.0, side, side]])) == expected
+    twice = np.array([[0.0, 0.0, 0.16, 0.16]] * 3)
+    assert size_of(twice) == "small"
+    assert size_of(np.array([[0.0, 0.0, 0.16, 0.16], [0.5, 0.5, 0.66, 0.66]])) == "medium"
+
+
+def test_figures_of_each_size_are_of_that_size_alone() -> None:
+    found = planted(12)
+    grown = [
+        replace(own, boxes=(Box("nodule", 0.0, 0.0, 1.0, 0.5),)) if i < 5 else own
+        for i, own in enumerate(found.samples)
+    ]  # fmt: skip
+    result = Grounding().evaluate(replace(found, samples=tuple(grown)), context())
+    metrics = result.metrics
+    assert result.details["sizes"] == {"xray/large": 5, "xray/small": 7}
+    assert (metrics["small_pointing"].value, metrics["small_pointing/xray"].n) == (1, 7)
+    assert metrics["large_pointing"].n == 5
+    total = 7 * metrics["small_mask_auroc"].value + 5 * metrics["large_mask_auroc"].value
+    assert metrics["mask_auroc"].value == pytest.approx(total / 12)
+    assert not any(name.startswith(("medium_", "small_attention", "small_prompt")) for name in metrics)
+    fewer = Grounding(fewest=6).evaluate(replace(found, samples=tuple(grown)), context()).metrics
+    assert "large_pointing" not in fewer
+
+
+def test_without_local_features_the_task_is_skipped() -> None:
+    found = planted(3)
+    bare = replace(found, regions=torch.zeros(3, 0, 1, 1), words=torch.zeros(3, 5, 0))
+    result = Grounding().evaluate(bare, context())
+    assert not result.metrics
+    assert "local" in result.details["skipped"]

@@ -90,8 +90,19 @@ def test_reports_of_equal_text_count_as_hits_for_each_other() -> None:
     found = replace(found, image_embed=found.text_embed, regions=holding(reports))
     result = Retrieval().evaluate(found, context())
     assert result.metrics["image_to_report_recall@1"].value == 1
-    assert result.metrics["image_to_report_recall@1"].controls["chance"] == pytest.approx(0.5 * 0.5 + 0.5 * 0.1)
+    assert result.metrics["image_to_report_recall@1"].controls["chance"] == pytest.approx(1 / 6)
+    assert result.metrics["report_to_image_recall@1"].value == 1
+    assert result.metrics["report_to_image_recall@1"].controls["chance"] == pytest.approx(0.5 * 0.5 + 0.5 * 0.1)
     assert result.details["candidates"]["xray"] == {"pairs": 10, "distinct_reports": 6, "from_template": 0}
+
+
+def test_a_template_that_many_images_share_is_one_candidate() -> None:
+    reports = ["template"] * 20 + [f"mass{i}" for i in range(10)]
+    found = evidence([sample(i, report) for i, report in enumerate(reports)])
+    toward = found.text_embed + 2 * found.text_embed[0]  # every image is most like the template
+    metrics = Retrieval().evaluate(replace(found, image_embed=toward / toward.norm(dim=1, keepdim=True)), context())
+    assert metrics.metrics["global_image_to_report_recall@1"].value == pytest.approx(20 / 30)
+    assert metrics.metrics["global_image_to_report_recall@5"].value == 1
 
 
 def test_images_without_a_report_are_no_candidates() -> None:
@@ -142,6 +153,24 @@ def test_blocks_of_images_change_nothing() -> None:
     words = torch.randn(70, 3, 8, generator=torch.Generator().manual_seed(1))
     mask = torch.ones(70, 3, dtype=torch.bool)
     torch.testing.assert_close(local_similarity(regions, words, mask), word_region_similarity(regions, words, mask))
+
+
+def test_a_model_without_local_features_is_judged_by_the_global_similarity_alone() -> None:
+    whole = replace(made(), image_logits=torch.zeros(24, 0), text_logits=torch.zeros(24, 0))
+    found = replace(whole, regions=torch.zeros(24, 0, 1, 1), words=torch.zeros(*whole.words.shape[:2], 0))
+    metrics = Retrieval().evaluate(found, context()).metrics
+    expected = Retrieval().evaluate(whole, context()).metrics
+    assert not [name for name in metrics if "local_" in name]
+    for prefix in ("", "overall_"):
+        for name in ("report_to_image_recall@5", "image_to_report_median_rank"):
+            known = expected[f"{prefix}global_{name}"]
+            assert metrics[f"{prefix}{name}"] == metrics[f"{prefix}global_{name}"] == known
+
+
+def test_a_model_with_local_features_needs_no_router() -> None:
+    found = made()
+    without = replace(found, image_logits=torch.zeros(24, 0), text_logits=torch.zeros(24, 0))
+    assert Retrieval().evaluate(without, context()) == Retrieval().evaluate(found, context())
 
 
 def test_candidates_can_be_scored_through_their_own_texts_expert():

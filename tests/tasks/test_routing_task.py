@@ -1,14 +1,20 @@
 """Routers judged against the modality."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from constructed import context, evidence, sample
+from constructed import WIDTH, context, evidence, holding, sample
+from sklearn.metrics import cohen_kappa_score
 from torch.nn.functional import one_hot
 
-from medmoe.tasks.routing import Routing
+from medmoe.modalities import SIX
+from medmoe.tasks.base import Evidence
+from medmoe.tasks.expert_swap import swap
+from medmoe.tasks.routing import Routing, usage
+from medmoe.types import Box
 
 MODALITIES = ["xray"] * 6 + ["ct"] * 3 + ["fundus"]
 
@@ -81,3 +87,112 @@ def test_without_a_known_modality_the_task_is_skipped() -> None:
     found = Routing().evaluate(evidence([sample(0, "a", None)]), context())
     assert not found.metrics
     assert "modality" in found.details["skipped"]
+
+
+def test_agreement_by_accident_is_that_of_cohens_kappa() -> None:
+    image, text = [0, 0, 1, 1, 1, 2, 0, 0, 1, 5], [0, 1, 1, 1, 0, 2, 0, 0, 1, 1]
+    found = Routing().evaluate(evidence(samples(), image_logits=logits(image), text_logits=logits(text)), context())
+    agreement = found.metrics["router_agreement"]
+    kappa = (agreement.value - agreement.controls["independent"]) / (1 - agreement.controls["independent"])
+    assert kappa == pytest.approx(cohen_kappa_score(image, text), abs=1e-12)
+    joint = np.array(found.details["image_by_text"])
+    assert joint.sum() == 10
+    assert joint[1, 0] == 1
+    assert joint[0, 1] == 1
+
+
+def test_usage_counts_the_experts_of_each_finding_by_modality() -> None:
+    given = [
+        sample(0, "a", "xray", ("nodule", "mass")),
+        sample(1, "a", "xray", ("nodule",)),
+        sample(2, "a", "ct", ("nodule", "nodule")),
+        sample(3, "a", "ct", ()),
+        sample(4, "a", "ct", None),
+        sample(5, "a", None, ("mass",)),
+        sample(6, "a", "xray", ("nodule",)),
+    ]
+    found = evidence(given, image_logits=logits([0, 1, 1, 1, 1, 2, 0]))
+    table = usage(found, np.array([0, 1, 1, 1, 1, 2, -1]))
+    assert {name: (row["images"], row["experts"]) for name, row in table.items()} == {
+        "ct/no_finding": (1, [0, 1, 0, 0, 0, 0]),
+        "ct/nodule": (1, [0, 1, 0, 0, 0, 0]),
+        "unknown/mass": (1, [0, 0, 1, 0, 0, 0]),
+        "xray/mass": (1, [1, 0, 0, 0, 0, 0]),
+        "xray/nodule": (3, [1, 1, 0, 0, 0, 0]),
+    }
+    assert table["xray/nodule"]["probability"] == pytest.approx(np.e / (np.e + 5))
+    assert Routing().evaluate(found, context()).details["findings"]["xray/mass"] == table["xray/mass"]
+
+
+def through_experts(count: int = 12) -> Evidence:
+    """Give radiographs whose own expert (the first) keeps their words; the second forgets every other image's."""
+    reports = [f"nodule word{i}" for i in range(count)]
+    box = (Box("nodule", 0.0, 0.0, 0.25, 0.25),)
+    given = [sample(i, report, boxes=box, patient=f"p{i // 2}") for i, report in enumerate(reports)]
+    good = holding(reports)
+    half = good.clone()
+    half[::2] = 0
+    every = torch.stack([good, half, *[torch.zeros_like(good)] * 4])
+    return replace(evidence(given, regions=good), candidate_regions=every)
+
+
+def test_a_swap_costs_the_own_score_less_the_mean_of_the_others() -> None:
+    found = Routing().evaluate(through_experts(), context())
+    for kind in ("recall@5", "pointing"):
+        scores = found.details["swap"][kind]["xray"]["experts"]
+        assert scores == [1, 0.5, 0, 0, 0, 0]
+        metric = found.metrics[f"swap_{kind}_drop"]
+        assert metric.value == pytest.approx(1 - 0.5 / 5)
+        assert metric.controls == {"chance": 0, "own": 1}
+        assert metric == found.metrics[f"swap_{kind}_drop/xray"]
+    assert found.details["swap"]["recall@5"]["xray"]["chance"] == pytest.approx(5 / 12)
+    assert found.details["swap"]["experts"] == list(SIX)
+
+
+def test_equal_experts_cost_nothing() -> None:
+    given = through_experts()
+    same = replace(given, candidate_regions=given.candidate_regions[:1].expand(6, -1, -1, -1, -1))
+    metric = Routing().evaluate(same, context()).metrics["swap_recall@5_drop"]
+    assert (metric.value, metric.low, metric.high) == (0, 0, 0)
+
+
+def test_a_swap_ranks_among_at_most_so_many_pairs_and_needs_a_few() -> None:
+    given = through_experts(14)
+    assert swap(given, context(), fewest=2, most=11)[1]["recall@5"]["xray"]["n"] == 11
+    figures, details = swap(given, context(), fewest=15, most=20)
+    assert figures == {}
+    assert details["recall@5"] == details["pointing"] == {}
+
+
+def test_foreign_images_are_not_swapped() -> None:
+    given = through_experts()
+    foreign = replace(given, samples=tuple(replace(own, modality="oct") for own in given.samples))
+    assert swap(foreign, context(), fewest=2, most=20)[0] == {}
+
+
+def test_a_swap_that_cannot_be_made_says_why() -> None:
+    given = through_experts()
+    for every, reason in (
+        (None, "candidate-experts"),
+        (torch.zeros(6, 12, 0, 1, 1), "local"),
+        (torch.zeros(1, 12, WIDTH, 4, 4), "single"),
+    ):
+        found = Routing().evaluate(replace(given, candidate_regions=every), context())
+        assert reason in found.details["swap"]["skipped"]
+        assert "image_router_accuracy" in found.metrics
+        assert not any(name.startswith("swap") for name in found.metrics)
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_useless_regions_have_nothing_to_lose(value: float) -> None:
+    given = through_experts()
+    useless = replace(given, candidate_regions=torch.full_like(given.candidate_regions, value))
+    figures, details = swap(useless, context(), fewest=2, most=20)
+    assert {figure.value for figure in figures["xray"].values()} == {0.0}
+    json.dumps(details, allow_nan=False)
+
+
+def test_without_a_router_the_task_is_skipped() -> None:
+    found = Routing().evaluate(replace(evidence(samples()), image_logits=torch.zeros(10, 0)), context())
+    assert not found.metrics
+    assert "router" in found.details["skipped"]

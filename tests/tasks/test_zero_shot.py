@@ -2,11 +2,17 @@
 
 import json
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from constructed import context, encode_text, evidence, holding, sample
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from torch.nn.functional import normalize
 
+from medmoe.errors import ConfigError, DataError
 from medmoe.tasks.base import Evidence
 from medmoe.tasks.prompts import load_prompts
 from medmoe.tasks.zero_shot import ZeroShot, class_sets, ensembles
@@ -161,3 +167,109 @@ def test_ensembles_average_unit_vectors_and_come_out_at_unit_length() -> None:
 def test_the_same_seed_gives_the_same_figures() -> None:
     first, second = (ZeroShot().evaluate(of_labels(list(three())), context(seed=2)).metrics for _ in range(2))
     assert first == second
+
+
+@cache
+def worded(name: str) -> torch.Tensor:
+    own = load_prompts().of(name, "xray")
+    return ensembles(encode_text(own), torch.zeros(len(own), dtype=torch.long), 1)[0]
+
+
+def noisy(kinds: list[tuple[str, ...]], *, first: int, noise: float = 3.0) -> Evidence:
+    """Give images that are a little like the prompts of all of their labels."""
+    samples = [sample(first + i, None, "xray", own, patient=f"p{first + i}") for i, own in enumerate(kinds)]
+    found = evidence(samples, seed=first)
+    clean = torch.stack([torch.stack([worded(name) for name in own or ("no_finding",)]).sum(dim=0) for own in kinds])
+    return replace(found, image_embed=normalize(clean + noise * found.image_embed.double(), dim=1).float())
+
+
+SEVERAL: list[tuple[str, ...]] = [("stone",), ("mass",), ("stone", "mass"), ()]
+
+
+def probabilities(found: Evidence) -> np.ndarray:
+    names = ("mass", "stone", "no_finding")
+    text = torch.stack([worded(name) for name in names])
+    return torch.softmax(10.0 * found.image_embed.double() @ text.T, dim=1)[:, :2].numpy()
+
+
+def test_average_precision_and_auroc_are_those_of_scikit_learn() -> None:
+    judged = noisy(SEVERAL * 12, first=0)
+    metrics = ZeroShot().evaluate(judged, context()).metrics
+    truth = np.array([["mass" in own, "stone" in own] for own in SEVERAL * 12])
+    scores = probabilities(judged)
+    assert 0.55 < metrics["auroc"].value < 0.99
+    assert metrics["auroc"].value == pytest.approx(roc_auc_score(truth, scores, average="macro"), abs=1e-9)
+    assert metrics["ap"].value == pytest.approx(average_precision_score(truth, scores, average="macro"), abs=1e-9)
+    assert metrics["ap"].controls["majority"] == metrics["ap"].controls["prompt_prior"] == 0.5
+    assert metrics["ap"].controls["chance"] == pytest.approx(metrics["ap"].controls["shuffled"], abs=0.02)
+    assert "f1" not in metrics
+
+
+def test_f1_is_at_the_threshold_that_validation_chose() -> None:
+    judged, tune = noisy(SEVERAL * 12, first=0), noisy(SEVERAL * 15, first=1000)
+    result = ZeroShot().evaluate(judged, replace(context(), tune=tune))
+    (group,) = result.details["groups"]
+    tuned, shown = probabilities(tune), np.array([["mass" in own, "stone" in own] for own in SEVERAL * 15])
+    expected = []
+    for column, name in enumerate(("mass", "stone")):
+        threshold = group["thresholds"][name]
+        best = max(f1_score(shown[:, column], tuned[:, column] >= value) for value in tuned[:, column])
+        assert f1_score(shown[:, column], tuned[:, column] >= threshold) == pytest.approx(best)
+        truth = np.array([name in own for own in SEVERAL * 12])
+        expected.append(f1_score(truth, probabilities(judged)[:, column] >= threshold))
+    assert result.metrics["f1"].value == pytest.approx(np.mean(expected), abs=1e-9)
+    assert result.metrics["f1"].controls["chance"] == pytest.approx(2 / 3)
+    turned = replace(judged, image_embed=-judged.image_embed)
+    other = ZeroShot().evaluate(turned, replace(context(), tune=tune))
+    assert other.details["groups"][0]["thresholds"] == group["thresholds"]
+
+
+def test_a_finding_that_validation_never_shows_has_no_threshold() -> None:
+    judged = noisy(SEVERAL * 12, first=0)
+    tune = noisy([("stone",), ()] * 15, first=1000)
+    result = ZeroShot().evaluate(judged, replace(context(), tune=tune))
+    assert list(result.details["groups"][0]["thresholds"]) == ["stone"]
+    assert result.metrics["f1"].controls["chance"] == pytest.approx(2 / 3)
+    elsewhere = replace(context(), tune=of_labels([("stone",), ()] * 4, source="another"))
+    nowhere = ZeroShot().evaluate(judged, elsewhere)
+    assert nowhere.details["groups"][0]["thresholds"] == {}
+    assert "f1" not in nowhere.metrics
+
+
+def test_validation_patients_among_the_evaluated_are_an_error_but_training_ones_are_not_read() -> None:
+    judged = noisy(SEVERAL * 3, first=0)
+    with pytest.raises(DataError, match="12 patients of the validation split"):
+        ZeroShot().evaluate(judged, replace(context(), tune=judged))
+    assert ZeroShot().evaluate(judged, replace(context(), fit=judged)).metrics
+
+
+def test_the_prompt_prior_is_the_class_that_the_mean_image_is_most_like() -> None:
+    labels = [("nodule",)] * 20 + [("consolidation",)] * 5 + [("pneumothorax",)] * 5
+    result = ZeroShot().evaluate(knowing(labels), context())
+    assert result.details["groups"][0]["prompt_prior"] == "nodule"
+    assert result.metrics["accuracy"].controls["prompt_prior"] == pytest.approx(20 / 30)
+    assert result.metrics["balanced_accuracy"].controls["prompt_prior"] == pytest.approx(1 / 3)
+    assert result.metrics["auroc"].controls["prompt_prior"] == 0.5
+
+
+def own_prompts(folder: Path, findings: dict[str, list[str]], **more: object) -> ZeroShot:
+    path = folder / "own.json"
+    path.write_text(json.dumps({"groups": [{"origin": "me", "findings": findings, **more}]}), encoding="utf-8")
+    return ZeroShot(prompts=load_prompts(path))
+
+
+def test_a_prompt_file_with_a_class_missing_stops_with_its_name(tmp_path: Path) -> None:
+    task = own_prompts(tmp_path, {"nodule": ["a nodule"], "no_finding": ["nothing"]})
+    with pytest.raises(ConfigError, match=r"own\.json: no wordings for consolidation, pneumothorax of made / xray"):
+        task.evaluate(of_labels(list(three())), context())
+
+
+def test_two_findings_need_no_wording_of_their_absence_and_one_does(tmp_path: Path) -> None:
+    task = own_prompts(tmp_path, {name: [name] for name in NAMES}, sources=["made"])
+    result = task.evaluate(of_labels(list(three())), context())
+    (group,) = result.details["groups"]
+    assert list(group["prompts"]) == ["consolidation", "nodule", "pneumothorax"]
+    assert set(group["origins"].values()) == {"me"}
+    assert result.details["prompts"] == task.prompts.fingerprint
+    with pytest.raises(ConfigError, match="no wordings for no_finding"):
+        task.evaluate(of_labels([("nodule",)] * 8 + [()] * 8), context())

@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from medmoe.cli import data, evaluate, models, report, train
+from medmoe.cli import ablate, data, embed, evaluate, models, report, train
 from medmoe.cli.common import escape
 from medmoe.errors import UserError
 
@@ -21,7 +21,8 @@ app = typer.Typer(
 app.command()(models.doctor)
 app.command()(train.train)
 app.command("eval")(evaluate.evaluate_command)
-app.command()(evaluate.embed)
+app.command()(embed.embed)
+app.command()(ablate.ablate)
 app.command()(report.report)
 app.command()(models.models)
 app.command()(models.config)

@@ -1,4 +1,4 @@
-"""`medmoe data …`: make and look after data."""
+"""The commands that make and look after data."""
 
 from __future__ import annotations
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -29,6 +30,18 @@ def _separable(width: int, kernel: int) -> nn.Module:
 CONVOLUTIONS = {"dense": _dense, "separable": _separable}
 
 
+def flattened(feature: Tensor, grid: int) -> Tensor:
+    """Bring [B, C, H, W] to [B, C, grid, grid] as if an image were one row of pixels: places get mixed up.
+
+    The code that came with Chopra et al., 2025, does so. It is here to measure what that costs.
+    """
+    row = F.interpolate(feature.flatten(2), size=grid * grid, mode="linear", align_corners=False)
+    return row.reshape(*row.shape[:2], grid, grid)
+
+
+INTERPOLATIONS: dict[str, Callable[[Tensor, int], Tensor]] = {"grid": to_grid, "flattened": flattened}
+
+
 class PyramidExpert(nn.Module):
     """One expert of MedMoE (Chopra et al., 2025, https://arxiv.org/abs/2506.08356).
 
@@ -46,6 +59,8 @@ class PyramidExpert(nn.Module):
         layers: How many convolution layers.
         conv: `dense` (the paper's) or `separable` (depthwise then 1×1: a ninth of the cost at kernel 3).
         norm: `group` or `batch`.
+        interpolation: How levels are brought to the grid: `grid`, in two dimensions, or `flattened`, along one row of
+            pixels, a defect to compare with.
         zero: Start as a constant zero, so that adding it to another expert changes nothing at first.
 
     Raises:
@@ -63,6 +78,7 @@ class PyramidExpert(nn.Module):
         layers: int = 3,
         conv: str = "separable",
         norm: str = "group",
+        interpolation: str = "grid",
         zero: bool = False,
     ) -> None:
         super().__init__()
@@ -72,6 +88,9 @@ class PyramidExpert(nn.Module):
             raise ConfigError(f"expert kernel {kernel} is even, allowed: 1, 3, 5, …")
         if conv not in CONVOLUTIONS:
             raise ConfigError(unknown("expert convolution", conv, CONVOLUTIONS))
+        if interpolation not in INTERPOLATIONS:
+            raise ConfigError(unknown("expert interpolation", interpolation, INTERPOLATIONS))
+        self.resample = INTERPOLATIONS[interpolation]
         self.levels, self.grid = tuple(levels), grid
         self.project = nn.ModuleList(Pointwise(channels[level], width) for level in self.levels)
         self.block = nn.Sequential(
@@ -90,9 +109,9 @@ class PyramidExpert(nn.Module):
             feature = pyramid.levels[level]
             # a 1×1 projection commutes with averaging and interpolation: do it where there are fewer pixels
             if feature.shape[-1] > self.grid:
-                grids.append(project(to_grid(feature, self.grid)))
+                grids.append(project(self.resample(feature, self.grid)))
             else:
-                grids.append(to_grid(project(feature), self.grid))
+                grids.append(self.resample(project(feature), self.grid))
         count = len(grids)
         stacked: Tensor = self.block(torch.cat(grids))  # [L·B, D, G, G]: one pass through the shared block
         split: Tensor = rearrange(stacked, "(l b) d h w -> b l d h w", l=count)

@@ -149,19 +149,53 @@ class Router(nn.Module):
         selection: See `select`.
         k: See `select`.
         gradient: See `select`.
+        anneal: Training batches over which the choice hardens: all experts start with equal weights, so that each
+            learns from every image, and the weight moves in equal steps to the chosen one. In evaluation mode, and
+            afterwards, the choice is hard. 0: it is hard from the first. The batches seen are saved with the weights.
 
     Raises:
-        ConfigError: If the source is unknown.
+        ConfigError: If the source is unknown, or a choice that isn't hard is to harden.
     """
 
-    def __init__(self, source: str, *, selection: str = "hard", k: int = 1, gradient: str = "none") -> None:
+    seen: Tensor
+
+    def __init__(
+        self, source: str, *, selection: str = "hard", k: int = 1, gradient: str = "none", anneal: int = 0
+    ) -> None:
         super().__init__()
         if source not in ROUTERS:
             raise ConfigError(unknown("router source", source, ROUTERS))
         self.source, self.selection, self.k, self.gradient = source, selection, k, gradient
         if source == "uniform":
             self.selection = "soft"
+        self.anneal = anneal
+        if anneal and self.selection != "hard":
+            raise ConfigError(f"annealing ends in a hard choice, the selection is {self.selection!r}")
+        if anneal:
+            self.register_buffer("seen", torch.tensor(0))
 
     def forward(self, scores: Scores) -> Routing:
         """Choose experts [B, k] and their weights."""
-        return select(ROUTERS[self.source](scores), selection=self.selection, k=self.k, gradient=self.gradient)
+        logits = ROUTERS[self.source](scores)
+        routing = select(logits, selection=self.selection, k=self.k, gradient=self.gradient)
+        if not (self.anneal and self.training):
+            return routing
+        hard = min(float(self.seen) / self.anneal, 1.0)
+        self.seen += 1
+        return routing if hard == 1.0 else soften(routing, hard)
+
+
+def soften(routing: Routing, hard: float) -> Routing:
+    """Mix a choice of one expert with all experts equally.
+
+    Args:
+        routing: Of k = 1.
+        hard: Share of the choice, in [0, 1].
+
+    Returns:
+        Routing [B, K] over all experts; the weights of an image add up to `hard` times its weight + 1 - `hard`.
+    """
+    count = routing.logits.shape[1]
+    every = torch.arange(count, device=routing.expert.device).expand(len(routing.expert), count)
+    chosen = routing.weight * (every == routing.expert)  # [B, K]
+    return Routing(logits=routing.logits, expert=every, weight=hard * chosen + (1 - hard) / count)

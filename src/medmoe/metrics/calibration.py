@@ -1,4 +1,4 @@
-"""Does a probability mean what it says? Calibration error, Brier score, reliability, temperature."""
+"""Whether a probability means what it says: calibration error, Brier score, reliability, temperature."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a model serve some patients worse? A figure for each value of a column, and the gap between them."""
+"""Whether a model serves some patients worse: a figure for each value of a column, and the gap between them."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, ClassVar, Protocol, TypeAlias
 
@@ -16,6 +16,9 @@ from medmoe.types import Batch, ImageEmbedding, Sample, TextEmbedding, Tokens
 # Multiplier of local similarities in the local loss (τ3 of Huang et al., 2021): the weight they get beside
 # the scaled global cosine.
 LOCAL_SCALE = 10.0
+
+# Side of the grid that raw pixels are averaged over, as features to compare with.
+RAW_GRID = 16
 
 
 Change: TypeAlias = Callable[[int, Sample], Sample]
@@ -40,6 +43,7 @@ class Evidence:
         local_scale: Multiplier of the local similarity when both are combined.
         candidate_regions: [K, n, D, G, G] regions through every expert, only when each candidate report is scored
             through the expert that its own text chose.
+        features: Other features of the images by name, [n, F] each: controls for what is fitted on `image_embed`.
     """
 
     image_embed: Tensor
@@ -55,6 +59,7 @@ class Evidence:
     logit_scale: float
     local_scale: float = LOCAL_SCALE
     candidate_regions: Tensor | None = None
+    features: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Count the images."""
@@ -173,6 +178,8 @@ def collect(
     device: torch.device | str = "cpu",
     *,
     candidate_experts: bool = False,
+    controls: bool = False,
+    untrained: JointEncoder | None = None,
 ) -> Evidence:
     """Run a model over a finite loader and keep what it says of each image and report.
 
@@ -185,19 +192,25 @@ def collect(
         device: Where the model is.
         candidate_experts: Also keep the regions through every expert (K more passes), so that retrieval scores each
             candidate report through the expert of its own text. That favours candidates of the image's modality.
+        controls: Also keep features that nobody trained: `raw_pixels`, and with `untrained`, `random_weights`.
+        untrained: The same model with fresh weights, on `device`.
 
     Raises:
         ValueError: If the loader yields no batch.
     """
     every: list[Tensor] = []
+    others: dict[str, list[Tensor]] = {}
     images: list[ImageEmbedding] = []
     texts: list[TextEmbedding | None] = []
     present: list[Tensor] = []
     samples: list[Sample] = []
-    with evaluating(model), torch.inference_mode():
+    with evaluating(model), evaluating(untrained), torch.inference_mode():
         for batch in loader:
             moved = batch.to(device)
             images.append(_to_cpu(model.encode_image(moved.image, modality=moved.modality)))
+            if controls:
+                for name, feature in control_features(moved, untrained).items():
+                    others.setdefault(name, []).append(feature)
             if candidate_experts:
                 every.append(_through_every_expert(model, moved.image))
             texts.append(None if moved.tokens is None else _to_cpu(model.encode_text(moved.tokens)))
@@ -219,7 +232,21 @@ def collect(
         modalities=tuple(model.modalities),
         logit_scale=model.logit_scale.detach().item(),
         candidate_regions=torch.cat(every, dim=1) if every else None,
+        features={name: torch.cat(parts) for name, parts in others.items()},
     )
+
+
+def control_features(batch: Batch, untrained: JointEncoder | None = None) -> dict[str, Tensor]:
+    """Give features of a batch that nobody trained, on the CPU.
+
+    Returns:
+        `raw_pixels` [B, 3·16·16], the image averaged over a grid; and `random_weights` [B, E] of an untrained model.
+    """
+    pixels = torch.nn.functional.adaptive_avg_pool2d(batch.image.float(), RAW_GRID)
+    features = {"raw_pixels": pixels.flatten(1).cpu()}
+    if untrained is not None:
+        features["random_weights"] = untrained.encode_image(batch.image, modality=batch.modality).embed.float().cpu()
+    return features
 
 
 def _through_every_expert(model: JointEncoder, image: Tensor) -> Tensor:
@@ -253,13 +280,16 @@ def make_context(
     return Context(tuple(model.modalities), encode_text, tokenizer, seed=seed, resamples=resamples)
 
 
-def evaluate_all(evidence: Evidence, context: Context, names: Sequence[str]) -> dict[str, Any]:
+def evaluate_all(
+    evidence: Evidence, context: Context, names: Sequence[str], *, ready: Mapping[str, Task] | None = None
+) -> dict[str, Any]:
     """Run tasks by name and give their results as plain data, fit for JSON.
 
     Args:
         evidence: What the model said of a split.
         context: What tasks need beside it.
-        names: Names of `medmoe.tasks.TASKS`.
+        names: Names of `medmoe.tasks.TASKS`, or of `ready`.
+        ready: Tasks with settings of their own (other prompts, fewer corruptions), by name.
 
     Returns:
         `{"tasks": {TASK: {METRIC: {"value", "low", "high", "n", "controls"}}}, "details": {TASK: {…}}}`.
@@ -269,12 +299,13 @@ def evaluate_all(evidence: Evidence, context: Context, names: Sequence[str]) -> 
     """
     from medmoe.tasks import TASKS  # the table's rows import this file
 
+    own = dict(ready or {})
     for name in names:
-        if name not in TASKS:
-            raise ConfigError(unknown("task", name, TASKS), where="--tasks")
+        if name not in own and name not in TASKS:
+            raise ConfigError(unknown("task", name, {**TASKS, **own}), where="--tasks")
     results: dict[str, Any] = {"tasks": {}, "details": {}}
     for name in names:
-        result = TASKS[name]().evaluate(evidence, context)
+        result = (own[name] if name in own else TASKS[name]()).evaluate(evidence, context)
         results["tasks"][name] = {metric: figure.to_json() for metric, figure in result.metrics.items()}
         results["details"][name] = result.details
     return results

@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
-from torch import Tensor
 
-from medmoe.metrics import Floats, Ints, Resampler
+from medmoe.metrics import Bools, Floats, Ints, Resampler
 from medmoe.modalities import in_order
 from medmoe.tasks.base import Context, Evidence, TaskResult, skipped
 from medmoe.tasks.figures import Figure, by_group, metrics
+from medmoe.tasks.heatmaps import (
+    attention_heatmaps,
+    contrast,
+    contrast_to_noise,
+    corners_of,
+    dot_heatmaps,
+    inside,
+    mask_auroc,
+    overlap,
+    peaks,
+    ranks,
+    rescaled,
+    standardised,
+    target_of,
+    upsample,
+    within,
+)
 from medmoe.tasks.prompts import spoken
 from medmoe.types import Box, Sample
 
-# Side of the grid that heatmaps are upsampled to and points are taken from.
-SIDE = 64
+__all__ = ["Grounding", "Item", "dot_heatmaps", "find_items", "inside", "peaks", "upsample"]
+
 # Items whose heatmaps are computed at a time.
 _BLOCK = 64
-_CENTRES: Floats = (np.arange(SIDE) + 0.5) / SIDE
+# Shuffles of the figures that need more than a point of each heatmap.
+_FEW = 20
+# A finding is small or medium when its boxes cover less than this share of the image, else large.
+_SIZES = {"small": 0.17**2, "medium": 0.30**2, "large": float("inf")}
+_THRESHOLDS: Floats = np.linspace(0.05, 0.95, 19)
 
 
 @dataclass(frozen=True)
@@ -47,103 +65,218 @@ class Item:
 
 
 @dataclass(frozen=True)
+class PerItem:
+    """A figure of single items, to be averaged over any of them.
+
+    Attributes:
+        values: [n] of each item.
+        shuffled: [S, n] with another image's heatmap; None where there is no other image.
+        controls: [n] fixed controls by name.
+    """
+
+    values: Floats
+    shuffled: Floats | None
+    controls: dict[str, Floats]
+
+    def figure(self, chosen: Ints, resampler: Resampler) -> Figure:
+        """Average over the chosen items."""
+        shuffled = None if self.shuffled is None else self.shuffled[:, chosen]
+        values = self.values[chosen]
+        return Figure(
+            value=float(values.mean()),
+            draws=resampler.means(values),
+            n=len(values),
+            controls={name: float(own[chosen].mean()) for name, own in self.controls.items()},
+            shuffled=None if shuffled is None else shuffled.mean(axis=1),
+            shuffled_draws=None if shuffled is None else resampler.means(shuffled[0]),
+        )
+
+
+@dataclass(frozen=True)
 class Grounding:
-    """The pointing game and contrast of word heatmaps against boxes, per modality and their mean.
+    """How word heatmaps lie over boxes, per modality and their mean.
 
-    A heatmap is read in three ways: `pointing`, `contrast`: raw dot product of the regions with the sum of the
+    A heatmap is read in three ways: without a prefix: raw dot product of the regions with the sum of the
     phrase's words in its report; `attention_…`: as the local loss reads it (words of the report compete for each
-    region, then a softmax over regions); `prompt_…`: raw dot product with the phrase alone as text. It points at
-    its maximum after bilinear upsampling to 64×64; a hit lies in one of the finding's boxes, dilated by half a
-    region cell. Contrast is (mean inside − mean outside) / standard deviation (Boecking et al., 2022,
-    https://arxiv.org/abs/2204.09817, with one deviation of the whole map). A flat or NaN heatmap misses, at contrast 0.
+    region, then a softmax over regions); `prompt_…`: raw dot product with the phrase alone as text. It is upsampled
+    bilinearly to 64×64.
 
-    Controls: `chance` (mean area of the dilated boxes), `centre` (always pointing at the middle), and `shuffled`
-    (the heatmap of another image's finding of the same modality).
+    - `pointing`: whether its maximum lies in one of the finding's boxes, dilated by half a region cell.
+    - `contrast`: (mean inside - mean outside) / standard deviation of the whole map.
+    - `cnr`: the same over the root of the summed variances inside and outside (contrast-to-noise ratio; Boecking et
+      al., 2022, https://arxiv.org/abs/2204.09817), with its sign.
+    - `mask_auroc`: how often a point inside is hotter than one outside. Evidence keeps no masks: boxes are the mask.
+    - `iou`: of the points above a threshold of the heatmap, brought to [0, 1], with the boxes. The threshold is the
+      best one for the validation images, for each reading; without them there is no `iou`.
+
+    A flat or NaN heatmap misses, at contrast 0, AUROC 0.5 and IoU 0. `small_…`, `medium_…` and `large_…` are the
+    figures of the first reading for findings whose boxes cover less than 0.17², less than 0.30², and more of the image.
+
+    Controls: `chance` (mean area of the dilated boxes; no contrast; 0.5; for the IoU, marking the whole image),
+    `centre` (always pointing at the middle), and `shuffled` (the heatmap of another image's finding of the same
+    modality).
 
     Attributes:
         shuffles: How often heatmaps are shuffled.
         tau_attention: Sharpness of the softmax over regions, as in the local loss.
+        fewest: Findings of a size that a modality needs for the figures of that size.
     """
 
     name: ClassVar[str] = "grounding"
     shuffles: int = 100
     tau_attention: float = 4.0
+    fewest: int = 5
 
     def evaluate(self, evidence: Evidence, context: Context) -> TaskResult:
         """Judge grounding."""
+        if not evidence.regions.shape[1]:
+            return skipped("the model has no local image features")
         items, left_out = find_items(evidence, context)
         if not items:
             return skipped("no image has both boxes and a report that names their findings", left_out=left_out)
         modality = [evidence.samples[item.row].modality or "unknown" for item in items]
-        heat = self._heatmaps(items, evidence, context)
-        margin = 0.5 / evidence.regions.shape[-1]
+        heat = heatmaps(items, evidence, context, tau_attention=self.tau_attention)
+        thresholds, why = self._thresholds(context)
+        sizes = np.array([size_of(item.boxes) for item in items])
         groups: dict[str, dict[str, Figure]] = {}
         for stream, name in enumerate((*in_order(modality), *(["unknown"] if "unknown" in modality else []))):
             own = np.array([index for index, other in enumerate(modality) if other == name])
-            chosen = [items[index] for index in own]
-            groups[name] = self._group(
-                chosen, {reading: maps[own] for reading, maps in heat.items()}, margin, evidence, context, stream
-            )
+            figured = Judged([items[index] for index in own], evidence, context, [context.seed, 20_000 + stream])
+            each = figured.per_item({key: maps[own] for key, maps in heat.items()}, thresholds, self.shuffles)
+            groups[name] = figured.figures(each, sizes[own], self.fewest)
         labels = Counter(f"{name}/{item.label}" for name, item in zip(modality, items, strict=True))
-        details = {"findings": dict(sorted(labels.items())), "left_out": left_out, "margin": margin}
+        counts = Counter(f"{name}/{size}" for name, size in zip(modality, sizes.tolist(), strict=True))
+        details: dict[str, Any] = {
+            "findings": dict(sorted(labels.items())),
+            "sizes": dict(sorted(counts.items())),
+            "mask": "boxes",
+            "left_out": left_out,
+            "margin": 0.5 / evidence.regions.shape[-1],
+            "iou": thresholds if thresholds else {"skipped": why},
+        }
         return TaskResult(metrics(by_group(groups)), details)
 
-    def _heatmaps(self, items: Sequence[Item], evidence: Evidence, context: Context) -> dict[str, Floats]:
-        """Compute [items, SIDE, SIDE] for each way of reading, by its prefix."""
-        phrases = {phrase: place for place, phrase in enumerate(dict.fromkeys(item.phrase for item in items))}
-        prompts = context.encode_text(list(phrases))
-        alone = (prompts.words.float() * prompts.word_mask[:, :, None]).sum(dim=1)  # [phrases, D]
-        maps: dict[str, list[Floats]] = {"": [], "attention_": [], "prompt_": []}
-        for start in range(0, len(items), _BLOCK):
-            block = items[start : start + _BLOCK]
-            rows = torch.tensor([item.row for item in block])
-            regions, words, mask = (
-                evidence.regions[rows].float(),
-                evidence.words[rows].float(),
-                evidence.word_mask[rows],
-            )
-            chosen = torch.zeros_like(mask)
-            for place, item in enumerate(block):
-                chosen[place, list(item.words)] = True
-            queries = (words * chosen[:, :, None]).sum(dim=1)  # [n, D]
-            attention = attention_heatmaps(regions, words, mask, chosen, tau_attention=self.tau_attention)
-            maps[""].append(upsample(dot_heatmaps(regions, queries)))
-            maps["attention_"].append(upsample(attention))
-            own = alone[[phrases[item.phrase] for item in block]]
-            maps["prompt_"].append(upsample(dot_heatmaps(regions, own)))
-        return {reading: np.concatenate(every) for reading, every in maps.items()}
+    def _thresholds(self, context: Context) -> tuple[dict[str, float], str]:
+        """Choose each reading's threshold on validation images: the best mean over modalities; else say why not."""
+        tune = context.tune
+        if tune is None:
+            return {}, "there is no evidence of validation images to choose a threshold on"
+        items, _ = find_items(tune, context)
+        if not items:
+            return {}, "no validation image has both boxes and a report that names their findings"
+        modality = np.array([tune.samples[item.row].modality or "unknown" for item in items])
+        wide = _dilated(items, 0.5 / tune.regions.shape[-1])
+        target = np.stack([target_of(item.boxes, mask) for item, mask in zip(items, wide, strict=True)])
+        chosen = {}
+        for reading, maps in heatmaps(items, tune, context, tau_attention=self.tau_attention).items():
+            unit = rescaled(maps)
+            found = np.stack([overlap(unit >= threshold, target) for threshold in _THRESHOLDS])  # [thresholds, items]
+            means = [found[:, modality == name].mean(axis=1) for name in np.unique(modality)]
+            chosen[_spelled(reading)] = float(_THRESHOLDS[np.mean(means, axis=0).argmax()])
+        return chosen, ""
 
-    def _group(
-        self,
-        items: Sequence[Item],
-        heat: dict[str, Floats],
-        margin: float,
-        evidence: Evidence,
-        context: Context,
-        stream: int,
-    ) -> dict[str, Figure]:
-        rows = [item.row for item in items]
-        seed = [context.seed, 20_000 + stream]
-        resampler = Resampler(evidence.patients(rows), resamples=context.resamples, seed=[*seed, 0])
-        orders = _other_images(rows, self.shuffles, np.random.default_rng([*seed, 1]))
-        corners = _corners(items)
-        wide = np.stack([inside(item.boxes, margin) for item in items])  # [items, SIDE, SIDE]
-        controls = {
-            "chance": float(wide.mean()),
-            "centre": float(_within(np.full((len(items), 2), 0.5), corners, margin).mean()),
-        }
-        target = np.stack([_target(item.boxes, mask, margin) for item, mask in zip(items, wide, strict=True)])
-        figures: dict[str, Figure] = {}
+
+@dataclass(frozen=True)
+class Judged:
+    """The findings of one modality, and what heatmaps are held against.
+
+    Attributes:
+        items: The findings.
+        evidence: What the model says of the images.
+        context: What tasks need beside it.
+        seed: Seed of resamples and shuffles.
+    """
+
+    items: Sequence[Item]
+    evidence: Evidence
+    context: Context
+    seed: Sequence[int]
+
+    def per_item(
+        self, heat: Mapping[str, Floats], thresholds: Mapping[str, float], shuffles: int
+    ) -> dict[str, PerItem]:
+        """Judge each finding by heatmaps [n, SIDE, SIDE] of each reading."""
+        rows = [item.row for item in self.items]
+        grid = self.evidence.regions.shape[-1]
+        margin = 0.5 / grid
+        orders = _other_images(rows, shuffles, np.random.default_rng([*self.seed, 1]))
+        corners, wide = corners_of([item.boxes for item in self.items]), _dilated(self.items, margin)
+        target = np.stack([target_of(item.boxes, mask) for item, mask in zip(self.items, wide, strict=True)])
+        centre = within(np.full((len(rows), 2), 0.5), corners, margin)
+        pointed = {"chance": wide.mean(axis=(1, 2)), "centre": centre}
+        none, half = np.zeros(len(rows)), np.full(len(rows), 0.5)
+        every: dict[str, PerItem] = {}
         for reading, maps in heat.items():
-            points = peaks(maps, evidence.regions.shape[-1])
-            hit = _within(points, corners, margin)
-            lost = np.stack([_within(points[order], corners, margin) for order in orders]) if orders else None
-            figures[f"{reading}pointing"] = _figure(hit, lost, resampler, controls)
-            unit = standardised(maps)
-            contrast = _contrast(unit, target)
-            mixed = np.stack([_contrast(unit[order], target) for order in orders]) if orders else None
-            figures[f"{reading}contrast"] = _figure(contrast, mixed, resampler, {"chance": 0.0})
+            points, unit = peaks(maps, grid), standardised(maps)
+            lost = np.stack([within(points[order], corners, margin) for order in orders]) if orders else None
+            every[f"{reading}pointing"] = PerItem(within(points, corners, margin), lost, pointed)
+            for name, measure, of, control, times in (
+                ("contrast", contrast, unit, none, shuffles),
+                ("cnr", contrast_to_noise, unit, none, _FEW),
+                ("mask_auroc", mask_auroc, ranks(unit), half, _FEW),
+            ):
+                mixed = np.stack([measure(of[order], target) for order in orders[:times]]) if orders else None
+                every[f"{reading}{name}"] = PerItem(measure(of, target), mixed, {"chance": control})
+            if thresholds:
+                marked = rescaled(maps) >= thresholds[_spelled(reading)]
+                mixed = np.stack([overlap(marked[order], target) for order in orders[:_FEW]]) if orders else None
+                every[f"{reading}iou"] = PerItem(overlap(marked, target), mixed, {"chance": target.mean(axis=(1, 2))})
+        return every
+
+    def figures(self, every: Mapping[str, PerItem], sizes: Any, fewest: int) -> dict[str, Figure]:
+        """Average over all findings and, for the first reading, over those of each size."""
+        figures = self._averaged(every, np.arange(len(self.items)), 0)
+        first = {name: own for name, own in every.items() if not name.startswith(("attention_", "prompt_"))}
+        for place, size in enumerate(_SIZES):
+            chosen = np.flatnonzero(sizes == size)
+            if len(chosen) >= fewest:
+                own = self._averaged(first, chosen, 2 + place)
+                figures |= {f"{size}_{name}": figure for name, figure in own.items()}
         return figures
+
+    def _averaged(self, every: Mapping[str, PerItem], chosen: Ints, stream: int) -> dict[str, Figure]:
+        patients = self.evidence.patients([self.items[index].row for index in chosen])
+        resampler = Resampler(patients, resamples=self.context.resamples, seed=[*self.seed, stream])
+        return {name: own.figure(chosen, resampler) for name, own in every.items()}
+
+
+def heatmaps(
+    items: Sequence[Item], evidence: Evidence, context: Context, *, tau_attention: float = 4.0
+) -> dict[str, Floats]:
+    """Compute [items, SIDE, SIDE] for each way of reading, by its prefix."""
+    phrases = {phrase: place for place, phrase in enumerate(dict.fromkeys(item.phrase for item in items))}
+    prompts = context.encode_text(list(phrases))
+    alone = (prompts.words.float() * prompts.word_mask[:, :, None]).sum(dim=1)  # [phrases, D]
+    maps: dict[str, list[Floats]] = {"": [], "attention_": [], "prompt_": []}
+    for start in range(0, len(items), _BLOCK):
+        block = items[start : start + _BLOCK]
+        rows = torch.tensor([item.row for item in block])
+        regions, words, mask = (
+            evidence.regions[rows].float(),
+            evidence.words[rows].float(),
+            evidence.word_mask[rows],
+        )
+        chosen = torch.zeros_like(mask)
+        for place, item in enumerate(block):
+            chosen[place, list(item.words)] = True
+        queries = (words * chosen[:, :, None]).sum(dim=1)  # [n, D]
+        attention = attention_heatmaps(regions, words, mask, chosen, tau_attention=tau_attention)
+        maps[""].append(upsample(dot_heatmaps(regions, queries)))
+        maps["attention_"].append(upsample(attention))
+        own = alone[[phrases[item.phrase] for item in block]]
+        maps["prompt_"].append(upsample(dot_heatmaps(regions, own)))
+    return {reading: np.concatenate(every) for reading, every in maps.items()}
+
+
+def size_of(boxes: Floats) -> str:
+    """Call a finding small, medium or large by the area of its boxes [b, 4], what they share counted once.
+
+    >>> size_of(np.array([[0.1, 0.1, 0.3, 0.3]]))
+    'medium'
+    """
+    single = float(np.prod(boxes[0, 2:] - boxes[0, :2]))
+    area = single if len(boxes) == 1 else float(inside(boxes, 0.0).mean())
+    return next(name for name, limit in _SIZES.items() if area < limit)
 
 
 def find_items(evidence: Evidence, context: Context) -> tuple[list[Item], dict[str, int]]:
@@ -176,135 +309,14 @@ def _item(row: int, sample: Sample, label: str, boxes: list[Box], count: int, co
     return None
 
 
-def dot_heatmaps(regions: Tensor, queries: Tensor) -> Tensor:
-    """Give the raw dot product of each query [n, D] with each region of its image [n, D, G, G]: [n, G, G]."""
-    return torch.einsum("nd,ndgh->ngh", queries, regions)
+def _spelled(reading: str) -> str:
+    """Name a way of reading by its prefix."""
+    return reading.rstrip("_") or "raw"
 
 
-def attention_heatmaps(
-    regions: Tensor, words: Tensor, word_mask: Tensor, chosen: Tensor, *, tau_attention: float = 4.0
-) -> Tensor:
-    """Give the attention of chosen words as the local loss computes it (Huang et al., 2021), summed.
-
-    Args:
-        regions: [n, D, G, G].
-        words: [n, N, D] all words of each report.
-        word_mask: [n, N] bool.
-        chosen: [n, N] bool, the words asked for.
-        tau_attention: Sharpness of the softmax over regions.
-
-    Returns:
-        [n, G, G]; each word's attention sums to 1.
-    """
-    grid = regions.flatten(2)  # [n, D, M]
-    score = (words @ grid).masked_fill(~word_mask[:, :, None], float("-inf"))  # [n, N, M]
-    heat = torch.softmax(tau_attention * torch.softmax(score, dim=1), dim=2)
-    return (heat * chosen[:, :, None]).sum(dim=1).view(len(regions), *regions.shape[2:])
-
-
-def upsample(heat: Tensor) -> Floats:
-    """Upsample heatmaps [n, G, G] bilinearly: [n, SIDE, SIDE]."""
-    wide = F.interpolate(heat[:, None].double(), size=(SIDE, SIDE), mode="bilinear", align_corners=False)
-    result: Floats = wide[:, 0].numpy()
-    return result
-
-
-def peaks(maps: Floats, grid: int) -> Floats:
-    """Give where each heatmap is highest; of several equal maxima, their mean place.
-
-    Args:
-        maps: [n, SIDE, SIDE], upsampled.
-        grid: G before upsampling. Beyond the centre of a border cell a map is level, so a point there is the centre.
-
-    Returns:
-        [n, 2] x, y fractions; NaN for a flat or NaN map.
-    """
-    highest = maps.max(axis=(1, 2), keepdims=True)
-    top = maps == highest
-    count = np.maximum(top.sum(axis=(1, 2)), 1)
-    x, y = (top.sum(axis=1) @ _CENTRES) / count, (top.sum(axis=2) @ _CENTRES) / count
-    useless = ~_readable(maps)
-    points = np.clip(np.stack([x, y], axis=1), 0.5 / grid, 1 - 0.5 / grid)
-    return np.where(useless[:, None], np.nan, points)
-
-
-def standardised(maps: Floats) -> Floats:
-    """Bring each heatmap to mean 0 and standard deviation 1; a flat or NaN one to 0."""
-    fine = _readable(maps)[:, None, None]
-    safe = np.where(fine, maps, 0.0)
-    spread = safe.std(axis=(1, 2), keepdims=True)
-    result: Floats = (safe - safe.mean(axis=(1, 2), keepdims=True)) / np.where(fine & (spread > 0), spread, 1.0)
-    return result
-
-
-def _readable(maps: Floats) -> NDArray[np.bool_]:
-    """Tell which heatmaps are finite and vary by more than float32's rounding: [n]."""
-    finite = np.isfinite(maps).sum(axis=(1, 2)) == maps[0].size
-    safe = np.where(finite[:, None, None], maps, 0.0)
-    varies: NDArray[np.bool_] = np.ptp(safe, axis=(1, 2)) > 1e-6 * np.abs(safe).max(axis=(1, 2))
-    return varies
-
-
-def inside(boxes: Floats, margin: float) -> NDArray[np.bool_]:
-    """Mark the points of the SIDE×SIDE grid that lie in a box [b, 4] dilated by `margin`."""
-    x, y = _CENTRES[None, None, :], _CENTRES[None, :, None]
-    x0, y0, x1, y1 = (boxes[:, side, None, None] for side in range(4))
-    held = (x >= x0 - margin) & (x <= x1 + margin) & (y >= y0 - margin) & (y <= y1 + margin)
-    marked: NDArray[np.bool_] = np.logical_or.reduce(held, axis=0)
-    return marked
-
-
-def _target(boxes: Floats, wide: NDArray[np.bool_], margin: float) -> NDArray[np.bool_]:
-    """Give the boxes' own area, or the dilated one where no grid point lies in them."""
-    exact = inside(boxes, 0.0)
-    return exact if exact.sum() else wide
-
-
-def _within(points: Floats, corners: Floats, margin: float) -> Floats:
-    """Tell which points lie in a dilated box of their item; a NaN point or box holds nothing.
-
-    Args:
-        points: [..., n, 2] x, y.
-        corners: [n, b, 4] boxes, padded with NaN.
-        margin: Dilation.
-
-    Returns:
-        [..., n] of 0.0 and 1.0.
-    """
-    x, y = points[..., 0, None], points[..., 1, None]  # [..., n, 1]
-    x0, y0, x1, y1 = (corners[..., side] for side in range(4))  # [n, b]
-    held = (x >= x0 - margin) & (x <= x1 + margin) & (y >= y0 - margin) & (y <= y1 + margin)
-    within: Floats = np.logical_or.reduce(held, axis=-1).astype(np.float64)
-    return within
-
-
-def _corners(items: Sequence[Item]) -> Floats:
-    """Stack boxes: [n, b, 4], padded with NaN to the most of an item."""
-    stacked = np.full((len(items), max(len(item.boxes) for item in items), 4), np.nan)
-    for place, item in enumerate(items):
-        stacked[place, : len(item.boxes)] = item.boxes
-    return stacked
-
-
-def _contrast(unit: Floats, target: NDArray[np.bool_]) -> Floats:
-    """Subtract the mean outside from the mean inside, for standardised maps: [n]; 0 when either is empty."""
-    within, area = np.einsum("nyx,nyx->n", unit, target), target.sum(axis=(1, 2))
-    rest = target[0].size - area
-    total = unit.sum(axis=(1, 2))
-    usable = (area > 0) & (rest > 0)
-    return np.where(usable, within / np.maximum(area, 1) - (total - within) / np.maximum(rest, 1), 0.0)
-
-
-def _figure(values: Floats, shuffled: Floats | None, resampler: Resampler, controls: dict[str, float]) -> Figure:
-    """Average values [n]; `shuffled` is [S, n], or None where there was nothing to shuffle with."""
-    return Figure(
-        value=float(values.mean()),
-        draws=resampler.means(values),
-        n=len(values),
-        controls=controls,
-        shuffled=None if shuffled is None else shuffled.mean(axis=1),
-        shuffled_draws=None if shuffled is None else resampler.means(shuffled[0]),
-    )
+def _dilated(items: Sequence[Item], margin: float) -> Bools:
+    """Mark each item's boxes, dilated: [n, SIDE, SIDE]."""
+    return np.stack([inside(item.boxes, margin) for item in items])
 
 
 def _other_images(rows: Sequence[int], times: int, rng: np.random.Generator) -> list[Ints]:

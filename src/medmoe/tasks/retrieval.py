@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from medmoe.metrics import (
@@ -23,7 +24,7 @@ from medmoe.metrics import (
 from medmoe.modalities import in_order
 from medmoe.tasks.base import Context, Evidence, TaskResult, skipped
 from medmoe.tasks.figures import Figure, by_group, metrics
-from medmoe.tasks.similarity import VARIANTS, of_pairs
+from medmoe.tasks.similarity import between, of_pairs
 
 # Metrics of the combined similarity have no prefix; those of its parts and those over all modalities have one.
 _PREFIX = {"combined": "", "local": "local_", "global": "global_"}
@@ -34,8 +35,9 @@ class Retrieval:
     """Recall@k and median rank in both directions, by combined, local and global similarity.
 
     Candidates are the images (reports) of one modality for `NAME/MODALITY`, whose mean over modalities is `NAME`;
-    `overall_NAME` ranks over all modalities together. Relevant is the pair, and every other pair whose report has
-    the same text. Images without a report are left out.
+    `overall_NAME` ranks over all modalities together. Relevant to a report are the images of every report of the same
+    text. Candidates of an image are the *distinct* texts: a template that a hundred images share is one answer, and
+    would fill the first hundred places otherwise. Images without a report are left out.
 
     Attributes:
         at: The k of recall@k.
@@ -86,30 +88,32 @@ class Retrieval:
         modality = [evidence.samples[row].modality for row in rows]
         shuffles = _shuffles(modality, self.shuffles, np.random.default_rng([*seed, 1]))
         text = np.array([normalised(evidence.samples[row].report or "") for row in rows])
-        _, same = np.unique(text, return_inverse=True)
+        _, first, same = np.unique(text, return_index=True, return_inverse=True)
         relevant = same[:, None] == same[None, :]  # [images, reports]
-        matrices = of_pairs(evidence, rows.tolist())
+        distinct = np.arange(len(first))
+        matrices = _matrices(evidence, rows)
         figures: dict[str, Figure] = {}
-        for variant in VARIANTS:
-            matrix = matrices[variant]
-            for name, similarity, permuted in (
-                ("report_to_image", matrix.T, [relevant[:, order].T for order in shuffles]),
-                ("image_to_report", matrix, [relevant[:, order] for order in shuffles]),
+        for variant, matrix in matrices.items():
+            images = [relevant[:, order].T for order in shuffles]
+            texts = [same[order][:, None] == distinct for order in shuffles]
+            for name, similarity, right, permuted in (
+                ("report_to_image", matrix.T, relevant, images),
+                ("image_to_report", matrix[:, first], same[:, None] == distinct, texts),
             ):
                 prefix = f"{_PREFIX[variant]}{name}"
-                figures |= self._direction(prefix, similarity, relevant, permuted, resampler)
+                figures |= self._direction(prefix, similarity, right, permuted, resampler)
         return figures
 
     def _direction(
         self, name: str, similarity: NDArray[Any], relevant: Bools, permuted: Sequence[Bools], resampler: Resampler
     ) -> dict[str, Figure]:
-        """Rank candidates [Q, C] of one direction; `relevant` is symmetric, so it serves both."""
-        size = len(relevant)
+        """Rank candidates [Q, C] of one direction."""
+        size, candidates = relevant.shape
         ranks = best_rank(similarity, relevant)
         shuffled = [best_rank(similarity, other) for other in permuted]
 
         def recalled(of: Floats) -> Floats:
-            return np.stack([hits(of, k, candidates=size) for k in self.at], axis=1)  # [Q, len(at)]
+            return np.stack([hits(of, k, candidates=candidates) for k in self.at], axis=1)  # [Q, len(at)]
 
         found, draws = recalled(ranks), resampler.means(recalled(ranks))
         lost, lost_draws = (
@@ -136,6 +140,22 @@ class Retrieval:
             resampler.draws(lambda weights: weighted_median(shuffled[0], weights)),
         )
         return figures
+
+
+def _matrices(evidence: Evidence, rows: Ints) -> dict[str, NDArray[Any]]:
+    """Compare the images with the reports of the same rows: [I, I] by kind of similarity.
+
+    Without local features there is the global similarity only, which then is the combined one too; without a router no
+    report asks for an expert.
+    """
+    index = torch.as_tensor(rows, dtype=torch.long)
+    if not evidence.regions.shape[1]:
+        cosine = (evidence.image_embed[index].float() @ evidence.text_embed[index].float().T).numpy()
+        return {"combined": cosine, "global": cosine}
+    if not evidence.text_logits.shape[1]:
+        texts = (evidence.text_embed[index], evidence.words[index], evidence.word_mask[index])
+        return dict(between(evidence, rows.tolist(), *texts))
+    return dict(of_pairs(evidence, rows.tolist()))
 
 
 def normalised(report: str) -> str:

@@ -1,0 +1,88 @@
+"""A benchmark's result as a table: data set, n, ours with its interval, chance, and what was published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+OWN_COLUMNS = ("data set", "n", "metric", "ours, % [95 %]", "chance", "majority")
+
+
+def table(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Write a result of `run_benchmark` as a header and rows; figures are in percent.
+
+    Where another metric than the stated one fits the published figures, accuracy has a line of its own. A published
+    figure that no source available gave is `?`; an evaluated data set's published figure that can be no
+    figure of the named metric on these images has a `!`.
+    """
+    models = list(
+        dict.fromkeys(model for row in result["rows"] for one in row["published"] for model in one["percent"])
+    )
+    rows = [line for row in result["rows"] for line in _lines(row, models)]
+    if result["protocol"] == "zero_shot" and result["mean"]["sets"]:
+        mean = result["mean"]
+        rows.append(
+            (f"mean of {mean['sets']} of {mean['of']}", "", "", _figure(mean), *_controls(mean), *("" for _ in models))
+        )
+    return (*OWN_COLUMNS, *models), rows
+
+
+def remarks(result: Mapping[str, Any]) -> list[str]:
+    """Write what to know beside the table: where a data set is expected, what differs, what a sign means.
+
+    What a data set's file says of it in general (`notes`, `metric_why`, `unknown`) stays in the result.
+    """
+    lines = list(result["notes"])
+    for row in result["rows"]:
+        if row["status"] != "evaluated":
+            lines.append(f"{row['set']}: {row['status']}; expected {row['expected']}")
+        lines += [f"{row['set']}: {warning}" for warning in row.get("warnings", [])]
+    shown = [cell for line in table(result)[1] for cell in line[len(OWN_COLUMNS) :]]
+    if any(cell.endswith("!") for cell in shown):
+        lines.append("!: can be no figure of the named metric on these images")
+    if "?" in shown:
+        lines.append("?: published, but not in a source that could be read")
+    return lines
+
+
+def _lines(row: Mapping[str, Any], models: list[str]) -> list[tuple[str, ...]]:
+    """Write a data set: one line, or one for each share of training images."""
+    lines = []
+    readings = row.get("figure_readings") or []
+    for place, one in enumerate(row["published"] or [{"fraction": None, "percent": {}}]):
+        ours = row.get("ours")
+        metric = row["metric"]
+        if one["fraction"] is not None:
+            ours = (ours or {}).get(f"{one['fraction']:g}")
+            metric = f"{row.get('ours_metric', metric)} @{100 * one['fraction']:g}%"
+        reading = readings[place] if place < len(readings) else {}
+        published = (_percent(one["percent"], model, reading.get(model, {}), row["metric"]) for model in models)
+        said = _figure(ours) if row["status"] == "evaluated" else row["status"]
+        count = f"{row['n']:,}" if "n" in row else ""
+        lines.append((row["set"], count, metric.replace("_", " "), said, *_controls(ours), *published))
+    plain = row.get("figures", {}).get("accuracy") if row["metric"] != "accuracy" else None
+    if plain is not None:
+        lines.append((row["set"], count, "accuracy", _figure(plain), *_controls(plain), *("" for _ in models)))
+    return lines
+
+
+def _figure(metric: Mapping[str, Any] | None) -> str:
+    if metric is None or metric["value"] is None:
+        return "undefined"
+    ends = ("?" if metric[end] is None else f"{100 * metric[end]:.1f}" for end in ("low", "high"))
+    return f"{100 * metric['value']:.2f} [{', '.join(ends)}]"
+
+
+def _controls(metric: Mapping[str, Any] | None) -> tuple[str, str]:
+    controls = (metric or {}).get("controls", {})
+    chance, majority = (controls.get(name) for name in ("chance", "majority"))
+    return tuple("" if value is None else f"{100 * value:.1f}" for value in (chance, majority))  # type: ignore[return-value]
+
+
+def _percent(percents: Mapping[str, float | None], model: str, reading: Mapping[str, bool], metric: str) -> str:
+    if model not in percents:
+        return ""
+    value = percents[model]
+    if value is None:
+        return "?"
+    return f"{value:.2f}{'!' if reading.get(metric) is False else ''}"

@@ -1,0 +1,176 @@
+"""Ablations as data: grids of arms, each a few settings on top of one recipe, with what it is to be held against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from medmoe.config import RunConfig, override
+from medmoe.errors import ConfigError, unknown
+from medmoe.recipes import RECIPES
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way of doing it.
+
+    Attributes:
+        about: What it is, in a few words.
+        settings: `a.b=1` changes of the grid's recipe.
+        against: The arm it is compared with: one of equal active cost, or the one it differs from in a single point;
+            None for the grid's reference.
+        shares: Settings whose value is a share of `train.steps`.
+    """
+
+    about: str
+    settings: tuple[str, ...] = ()
+    against: str | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """A grid of arms.
+
+    Attributes:
+        about: The question it answers.
+        recipe: The recipe that all arms change.
+        reference: The arm that others are compared with unless they say otherwise.
+        arms: By name.
+    """
+
+    about: str
+    recipe: str
+    reference: str
+    arms: dict[str, Arm]
+
+
+def _experts(*, shared: int, special: bool, zero: bool = False) -> tuple[str, ...]:
+    """Arrange the experts; every arm says all of it, so that it doesn't hang on the recipe's own arrangement."""
+    values = {"shared": shared, "special": special, "zero": zero, "growing": False}
+    return tuple(f"model.experts.{name}={str(value).lower()}" for name, value in values.items())
+
+
+_SEPARATE = _experts(shared=0, special=True)
+_SHARED_SPECIAL = _experts(shared=1, special=True, zero=True)
+_CONTROLS = {
+    "one_expert": Arm("one expert for all: the active cost of one", _experts(shared=1, special=False)),
+    "two_experts": Arm("two experts for all, summed: the active cost of two", _experts(shared=2, special=False)),
+    "six_experts": Arm("six experts for all, summed: the total cost of six", _experts(shared=6, special=False)),
+}
+
+
+def _router(**values: object) -> tuple[str, ...]:
+    return tuple(f"model.router.{name}={value}" for name, value in values.items())
+
+
+ROUTING = Ablation(
+    about="Does routing images to experts by modality help, and which part of the published design matters?",
+    recipe="tiny",
+    reference="one_expert",
+    arms={
+        **_CONTROLS,
+        "separate": Arm("an expert each, chosen by the report in training: the paper's", _SEPARATE),
+        "image_routed": Arm("chosen by the image in training too", (*_SEPARATE, *_router(train="image")), "separate"),
+        "straight_through": Arm(
+            "the alignment losses train the router too", (*_SEPARATE, *_router(gradient="straight_through")), "separate"
+        ),
+        "oracle": Arm("chosen by the label", (*_SEPARATE, *_router(train="label", infer="label")), "separate"),
+        "random": Arm(
+            "a fixed expert for each image, whatever it shows",
+            (*_SEPARATE, *_router(train="random", infer="random")),
+            "separate",
+        ),
+        "top_2": Arm(
+            "the two best, weighed by the router", (*_SEPARATE, *_router(selection="top_k", k=2)), "two_experts"
+        ),
+        "soft": Arm("all, weighed by the router", (*_SEPARATE, *_router(selection="soft")), "six_experts"),
+        "shared_special": Arm("one for all plus one each, summed", _SHARED_SPECIAL, "two_experts"),
+        "shared_special_random": Arm(
+            "one for all plus a random one, summed",
+            (*_SHARED_SPECIAL, *_router(train="random", infer="random")),
+            "shared_special",
+        ),
+        "grown": Arm("one for all that parts into six", (*_SEPARATE, "model.experts.growing=true")),
+        "kernel_3": Arm("3×3 convolutions instead of 1×1", (*_SEPARATE, "model.experts.kernel=3"), "separate"),
+        "flattened": Arm(
+            "levels interpolated along one row of pixels",
+            (*_SEPARATE, "model.experts.interpolation=flattened"),
+            "separate",
+        ),
+        "within_report": Arm(
+            "the paper's local loss, within each report",
+            (*_SEPARATE, "objectives.local=0", "objectives.local_within_report=0.5"),
+            "separate",
+        ),
+        "no_local": Arm("no local loss", (*_SEPARATE, "objectives.local=0"), "separate"),
+    },
+)
+
+DESIGNS = Ablation(
+    about="Which change of design makes modality experts worth their cost?",
+    recipe="tiny",
+    reference="one_expert",
+    arms={
+        **{name: _CONTROLS[name] for name in ("one_expert", "two_experts")},
+        "separate": Arm("an expert each, from scratch", _SEPARATE),
+        "shared_special": Arm("one for all plus one each, summed", _SHARED_SPECIAL, "two_experts"),
+        "grown": Arm("one for all that parts into six", (*_SEPARATE, "model.experts.growing=true")),
+        "low_rank_4": Arm("one for all, corrected at rank 4", (*_SHARED_SPECIAL, "model.experts.rank=4")),
+        "low_rank_16": Arm("one for all, corrected at rank 16", (*_SHARED_SPECIAL, "model.experts.rank=16")),
+        "annealed": Arm(
+            "all experts equally, hardening to the chosen one",
+            _SEPARATE,
+            shares={"model.router.anneal_steps": 0.4},
+        ),
+        "one_expert_within": Arm(
+            "one expert for all; half of each batch of one modality",
+            (*_CONTROLS["one_expert"].settings, "data.batching=within"),
+        ),
+        "separate_within": Arm(
+            "an expert each; half of each batch of one modality",
+            (*_SEPARATE, "data.batching=within"),
+            "one_expert_within",
+        ),
+    },
+)
+
+ABLATIONS: dict[str, Ablation] = {"routing": ROUTING, "designs": DESIGNS}
+
+
+def ablation_of(name: str) -> Ablation:
+    """Find a grid by its name, in capitals or not.
+
+    Raises:
+        ConfigError: If the name is unknown.
+    """
+    if name.lower() not in ABLATIONS:
+        raise ConfigError(unknown("ablation", name, ABLATIONS))
+    return ABLATIONS[name.lower()]
+
+
+def arm_config(
+    ablation: Ablation, name: str, *, recipe: str | None = None, settings: Sequence[str] = (), seed: int = 0
+) -> RunConfig:
+    """Give the whole configuration of an arm; it bears the arm's name.
+
+    Args:
+        ablation: The grid.
+        name: The arm.
+        recipe: A recipe to change in place of the grid's own.
+        settings: `a.b=1` changes for every arm, which hold over the arm's own.
+        seed: Of weights, data order and augmentation.
+
+    Raises:
+        ConfigError: If the arm, the recipe or a setting is unknown.
+    """
+    if name not in ablation.arms:
+        raise ConfigError(unknown("arm", name, ablation.arms), where="--arms")
+    recipe = recipe or ablation.recipe
+    if recipe not in RECIPES:
+        raise ConfigError(unknown("recipe", recipe, RECIPES), where="--recipe")
+    arm, base = ablation.arms[name], RECIPES[recipe]()
+    steps = override(base, list(settings)).train.steps
+    shares = [f"{key}={max(1, round(share * steps))}" for key, share in arm.shares.items()]
+    config = override(base, [*arm.settings, *shares, *settings, f"train.seed={seed}"])
+    return config.model_copy(update={"recipe": name})

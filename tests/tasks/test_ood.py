@@ -1,0 +1,235 @@
+"""The gate against unknown images, and its parts against other people's code."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from constructed import context
+from pixel_model import images, look, looking
+from scipy.special import logsumexp, softmax
+from sklearn.covariance import LedoitWolf
+from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.neighbors import NearestNeighbors
+
+from medmoe.data.nonmedical import PICTURES
+from medmoe.tasks.gate import (
+    accepts,
+    energy_score,
+    mahalanobis_score,
+    neighbour_controls,
+    neighbour_score,
+    scores_by_name,
+    softmax_score,
+    threshold_at,
+)
+from medmoe.tasks.ood import OutOfDistribution, Replaced
+
+TASK = OutOfDistribution()
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.9, 0.95, 1.0])
+def test_a_threshold_is_the_highest_that_accepts_enough(rate: float) -> None:
+    scores = np.round(np.random.default_rng(2).normal(size=41), 1)
+    found = threshold_at(scores, rate)
+    higher = [value for value in scores if value > found]
+    assert accepts(scores, found).mean() >= rate
+    assert all(accepts(scores, value).mean() < rate for value in higher)
+
+
+def test_nan_is_never_let_through() -> None:
+    scores = np.array([1.0, np.nan, 2.0, 3.0])
+    assert threshold_at(scores, 0.75) == 1
+    assert threshold_at(scores, 1.0) == -np.inf
+    assert accepts(scores, -np.inf).tolist() == [True, False, True, True]
+
+
+def test_router_scores_are_those_of_the_formulas() -> None:
+    found = look(images())
+    logits = found.image_logits.double().numpy()
+    np.testing.assert_allclose(softmax_score(found), softmax(logits, axis=1).max(axis=1), atol=1e-12)
+    np.testing.assert_allclose(energy_score(found), logsumexp(logits, axis=1), atol=1e-9)
+
+
+def test_the_neighbour_is_that_of_scikit_learn() -> None:
+    generator = torch.Generator().manual_seed(0)
+    fit, embed = torch.randn(30, 6, generator=generator), torch.randn(11, 6, generator=generator)
+    for k in (1, 3, 30):
+        distance, _ = NearestNeighbors(n_neighbors=k, metric="cosine").fit(fit).kneighbors(embed)
+        np.testing.assert_allclose(neighbour_score(embed, fit, k=k), 1 - distance[:, -1], atol=1e-6)
+    np.testing.assert_allclose(neighbour_score(embed, fit, k=99), neighbour_score(embed, fit, k=30))
+
+
+def test_mahalanobis_is_the_distance_to_the_nearest_mean_under_the_shared_shrunk_covariance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    fit, embed = torch.randn(40, 5, generator=generator).double(), torch.randn(7, 5, generator=generator).double()
+    groups = np.arange(40) % 3
+    means = np.stack([fit.numpy()[groups == group].mean(axis=0) for group in range(3)])
+    model = LedoitWolf(assume_centered=True).fit(fit.numpy() - means[groups])
+    expected = [-min(model.mahalanobis((one - mean)[None])[0] for mean in means) for one in embed.numpy()]
+    np.testing.assert_allclose(mahalanobis_score(embed, fit, groups), expected, rtol=1e-9)
+
+
+def test_feature_scores_need_finite_training_images_of_known_modalities() -> None:
+    good = look(images())
+    assert set(scores_by_name(good)) == {"softmax", "energy", "neighbour", "mahalanobis"}
+    nan = replace(good, image_embed=torch.full_like(good.image_embed, float("nan")))
+    foreign = replace(good, samples=tuple(replace(own, modality="oct") for own in good.samples))
+    for fit in (None, nan, foreign):
+        assert set(scores_by_name(fit)) == {"softmax", "energy"}
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, float("nan")])
+def test_feature_scores_of_level_features_say_nothing(value: float) -> None:
+    fit = torch.ones(5, 3)
+    embed = torch.full((4, 3), value)
+    for scores in (neighbour_score(embed, fit), mahalanobis_score(embed, fit, [0, 0, 1, 1, 1])):
+        assert scores.shape == (4,)
+        assert len(np.unique(scores)) == 1
+
+
+def test_untrained_features_are_a_control_of_the_neighbour_where_all_have_them() -> None:
+    generator = torch.Generator().manual_seed(1)
+    fit, judged = torch.randn(40, 4, generator=generator) + 3, torch.randn(26, 4, generator=generator) + 3
+    samples = with_foreign()
+    found = replace(look(samples), features={"raw_pixels": judged})
+    trained = replace(look(images(40)), features={"raw_pixels": fit, "random_weights": fit})
+    metric = TASK.evaluate(found, replace(context(), fit=trained)).metrics["modalities_neighbour_auroc"]
+    centred = NearestNeighbors(n_neighbors=5, metric="cosine").fit(fit - fit.mean(dim=0))
+    nearest = -centred.kneighbors(judged - fit.mean(dim=0))[0][:, -1]
+    truth = [own.modality != "oct" for own in samples]
+    assert metric.controls == {"chance": 0.5, "raw_pixels": pytest.approx(roc_auc_score(truth, nearest))}
+    bare = look(samples)
+    assert neighbour_controls((found, np.arange(18)), (bare, np.arange(18, 26)), trained) == {}
+
+
+def with_foreign() -> list:
+    return images(18) + [
+        replace(own, key=f"oct:{i}", patient=f"o{i // 2}")
+        for i, own in enumerate(images(8, ("oct",)))
+    ]  # fmt: skip
+
+
+def test_foreign_modalities_are_told_from_known_ones() -> None:
+    found = look(with_foreign())
+    result = TASK.evaluate(found, context())
+    truth = [own.modality != "oct" for own in found.samples]
+    for name, score in (("softmax", softmax_score), ("energy", energy_score)):
+        metric = result.metrics[f"modalities_{name}_auroc"]
+        assert metric.value == pytest.approx(roc_auc_score(truth, score(found)), abs=1e-12)
+        assert metric.n == 26
+        assert metric.controls == {"chance": 0.5}
+    assert result.metrics["modalities_energy_fpr@95"].value == 0
+    assert result.details["unknown"] == {"modalities": 8}
+    assert result.details["kinds"]["modalities"]["energy"]["oct"]["images"] == 8
+    assert "pictures" in result.details["left_out"]
+
+
+def test_pictures_take_the_place_of_every_image() -> None:
+    samples = images(24)
+    result = TASK.evaluate(look(samples), looking(samples))
+    assert result.details["unknown"] == {"pictures": 24}
+    kinds = result.details["kinds"]["pictures"]["softmax"]
+    assert set(kinds) == set(PICTURES)
+    assert {row["images"] for row in kinds.values()} == {4}
+    drawn = look([Replaced(tuple(PICTURES), 0)(i, own) for i, own in enumerate(samples)])
+    scores = np.r_[energy_score(look(samples)), energy_score(drawn)]
+    truth = [True] * 24 + [False] * 24
+    expected = roc_auc_score(truth, scores)
+    passed, accepted, _ = roc_curve(truth, scores, drop_intermediate=False)
+    rate = result.metrics["pictures_energy_fpr@95"]
+    assert rate.value == pytest.approx(passed[np.argmax(accepted >= 0.95)], abs=1e-12)
+    assert rate.controls["chance"] == pytest.approx(accepted[np.argmax(accepted >= 0.95)], abs=1e-12)
+    assert result.metrics["pictures_energy_auroc"].value == pytest.approx(expected, abs=1e-12)
+    assert expected > 0.5
+
+
+def test_chance_of_the_false_positive_rate_is_what_was_let_through() -> None:
+    samples = images(24)
+    level = replace(look(samples), image_logits=torch.zeros(24, 6))
+    metrics = TASK.evaluate(level, replace(context(), again=lambda change: level)).metrics
+    assert metrics["pictures_softmax_auroc"].value == 0.5
+    assert metrics["pictures_softmax_fpr@95"].value == 1
+    assert metrics["pictures_softmax_fpr@95"].controls == {"chance": 1.0}
+
+
+def gated(**options: object) -> tuple:
+    samples = with_foreign()
+    found = look(samples)
+    # two of the six images of each modality are unlike the others, and one of these is misrouted
+    logits = found.image_logits.clone()
+    logits[:6] *= 0.5
+    logits[0] = torch.tensor([-6.0, -5.0, -100, -100, -100, -40])
+    tune = replace(found, samples=found.samples[:18], image_logits=found.image_logits[:18])
+    return replace(found, image_logits=logits), replace(looking(samples), tune=tune, **options)
+
+
+def test_the_gate_is_set_on_validation_images_alone() -> None:
+    found, given = gated(again=None)
+    result = replace(TASK, accept=1.0).evaluate(found, given)
+    threshold = threshold_at(energy_score(given.tune)[:18], 1.0)
+    inside = energy_score(found)[:18]
+    taken = inside >= threshold
+    assert result.metrics["energy_coverage"].value == pytest.approx(taken.mean())
+    assert result.metrics["energy_coverage"].controls["validation"] == 1
+    assert result.metrics["modalities_energy_rejected"].value == np.mean(energy_score(found)[18:] < threshold)
+    assert result.metrics["modalities_energy_rejected"].controls["chance"] == pytest.approx(1 - taken.mean())
+    point = result.details["gate"]["energy"][0]
+    assert (point["target"], point["threshold"]) == (1.0, threshold)
+
+
+def test_accuracy_is_of_the_images_let_through() -> None:
+    found, given = gated(again=None)
+    metrics = replace(TASK, accept=1.0).evaluate(found, given).metrics
+    accuracy, balanced = metrics["energy_accepted_accuracy"], metrics["energy_accepted_balanced_accuracy"]
+    assert accuracy.controls["ungated"] == pytest.approx(17 / 18)
+    assert accuracy.value == balanced.value == 1
+    assert accuracy.n == 17
+    assert metrics["energy_coverage/xray"].value == pytest.approx(5 / 6)
+    assert metrics["energy_coverage/ct"].value == 1
+
+
+def test_fewer_are_let_through_as_the_target_falls() -> None:
+    found, given = gated(fit=look(images(30)))
+    details = TASK.evaluate(found, given).details
+    assert set(details["gate"]) == {"softmax", "energy", "neighbour", "mahalanobis"}
+    for curve in details["gate"].values():
+        coverage = [point["coverage"] for point in curve]
+        assert coverage == sorted(coverage, reverse=True)
+        assert set(curve[0]["rejected"]) == {"modalities", "pictures"}
+
+
+def test_a_gate_that_lets_nothing_through_has_no_accuracy() -> None:
+    found, given = gated(again=None)
+    blind = replace(found, image_logits=torch.full_like(found.image_logits, float("nan")))
+    result = TASK.evaluate(blind, given)
+    assert result.metrics["energy_coverage"].value == 0
+    assert "energy_accepted_accuracy" not in result.metrics
+    assert result.metrics["modalities_energy_rejected"].value <= 1
+    json.dumps(result.details, allow_nan=False)
+
+
+def test_known_images_alone_still_have_a_coverage() -> None:
+    samples = images()
+    result = TASK.evaluate(look(samples), replace(context(), tune=look(samples)))
+    assert result.metrics["softmax_coverage"].controls["chance"] == 1
+    assert not any(name.startswith(("pictures", "modalities")) for name in result.metrics)
+
+
+def test_without_a_router_or_known_or_unknown_images_it_is_skipped() -> None:
+    samples = images()
+    found = look(samples)
+    assert (
+        "router" in TASK.evaluate(replace(found, image_logits=torch.zeros(24, 0)), looking(samples)).details["skipped"]
+    )
+    nameless = replace(found, samples=tuple(replace(own, modality=None) for own in found.samples))
+    assert "modality" in TASK.evaluate(nameless, looking(samples)).details["skipped"]
+    assert "unknown" in TASK.evaluate(found, context()).details["skipped"]
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    found, given = gated(fit=look(images(30)))
+    first, second = (TASK.evaluate(found, given) for _ in range(2))
+    assert first == second
+    json.dumps([{n: m.to_json() for n, m in first.metrics.items()}, first.details], allow_nan=False)
