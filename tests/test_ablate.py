@@ -17,7 +17,6 @@ import torch
 from scipy import stats
 
 from medmoe.ablation.compare import compare, figures, t_interval, t_test
-from medmoe.ablation.outcomes import METRICS, Outcome, folded, load_outcomes, outcomes_of, save_outcomes, shares
 from medmoe.ablation.plan import OUTCOMES, RUN, SCORES, Data, Plan, make_plan, named, read_job
 from medmoe.ablation.results import summarise
 from medmoe.ablation.run import _Crew, cores, cost, run_all, run_job
@@ -31,6 +30,7 @@ from medmoe.errors import ConfigError, DataError, UserError
 from medmoe.evaluate import evaluate, gather
 from medmoe.metrics import balanced_accuracy
 from medmoe.tasks import Context, Evidence, make_context
+from medmoe.tasks.outcomes import METRICS, Outcome, folded, load_outcomes, outcomes_of, save_outcomes, shares
 from small_runs import built, changed, phantoms, rows
 
 SMALL = (

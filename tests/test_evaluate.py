@@ -12,6 +12,8 @@ from medmoe.data.sources.phantom import PhantomSource
 from medmoe.errors import ConfigError, DataError
 from medmoe.evaluate import anew, evaluate, gather
 from medmoe.model import MedVLM
+from medmoe.report.details import items
+from medmoe.tasks.outcomes import FIGURES, folded
 from micro import image_rows, write_manifest
 
 
@@ -79,3 +81,16 @@ def test_a_model_is_run_again_over_changed_images(model: MedVLM):
     differs = (black.image_embed - plain.image_embed).abs().amax(dim=1) > 1e-4
     assert differs.nonzero().flatten().tolist() == [2]
     assert black.samples[2].report == plain.samples[2].report
+
+
+def test_outcomes_of_items_fold_to_the_figures_themselves(model: MedVLM):
+    evidence = gather(model, PhantomSource(120, size=32, seed=2), workers=0)
+    names = ["routing", "zeroshot_retrieval", "zeroshot_classification", "grounding"]
+    results = evaluate(model, evidence, names, items=True, resamples=5)
+    assert "items" not in evaluate(model, evidence, ["routing"], resamples=5)["details"]["routing"]
+    for task, figure in FIGURES.values():
+        kept = items(results["details"][task], figure)
+        assert kept is not None
+        assert kept.groups is not None
+        path = tuple(group.replace("/", "|") for group in kept.groups)
+        assert folded(kept.values, path) == pytest.approx(results["tasks"][task][figure]["value"], abs=1e-9)

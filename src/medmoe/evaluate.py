@@ -16,6 +16,7 @@ from medmoe.errors import ConfigError
 from medmoe.model import MedVLM
 from medmoe.tasks import Change, Evidence, Task, collect, evaluate_all, make_context
 from medmoe.tasks.features import Fingerprint, load_evidence, of_samples, of_weights, save_evidence
+from medmoe.tasks.outcomes import add_items, outcomes_of
 
 
 def gather(
@@ -103,6 +104,7 @@ def evaluate(
     tune: Evidence | None = None,
     again: Callable[[Change], Evidence] | None = None,
     ready: Mapping[str, Task] | None = None,
+    items: bool = False,
     seed: int = 0,
     resamples: int = 1000,
 ) -> dict[str, Any]:
@@ -116,6 +118,7 @@ def evaluate(
         tune: What it said of validation samples, for tasks that choose something.
         again: Runs the model over the judged images again, changed; `medmoe.evaluate.anew` makes one.
         ready: Tasks with settings of their own, by name.
+        items: Also keep each item's outcome in the details, so that two models can be compared item by item.
         seed: Seed of every draw and permutation.
         resamples: Bootstrap resamples of each interval.
 
@@ -127,7 +130,10 @@ def evaluate(
     """
     tokenizer = model.tokenizer if isinstance(model, Adapter) else tokenizer_of(model)
     context = make_context(model, tokenizer, device=next(model.parameters()).device, seed=seed, resamples=resamples)
-    return evaluate_all(evidence, replace(context, fit=fit, tune=tune, again=again), tasks, ready=ready)
+    results = evaluate_all(evidence, replace(context, fit=fit, tune=tune, again=again), tasks, ready=ready)
+    if items:
+        add_items(results, outcomes_of(evidence, context))
+    return results
 
 
 def anew(

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from medmoe.ablation.outcomes import Outcome, folded, shares
 from medmoe.errors import DataError
 from medmoe.metrics import Floats, Resampler, interval, sign_flip
+from medmoe.tasks.outcomes import Outcome, folded, shares
 
 
 @dataclass(frozen=True, slots=True)

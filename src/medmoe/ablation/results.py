@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medmoe.ablation.compare import compare, figure_interval, figures
-from medmoe.ablation.outcomes import METRICS, Outcome, folded, load_outcomes
 from medmoe.ablation.plan import OUTCOMES, Job, Plan
 from medmoe.ablation.run import finished
 from medmoe.errors import ConfigError, unknown
 from medmoe.metrics import holm
 from medmoe.recipes.ablations import ablation_of
+from medmoe.tasks.outcomes import METRICS, Outcome, folded, load_outcomes
 
 Found = dict[str, list[dict[str, Outcome]]]  # arm → seed → metric → outcome
 

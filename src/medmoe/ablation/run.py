@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medmoe.ablation.outcomes import folded, outcomes_of, save_outcomes
 from medmoe.ablation.plan import LOG, OUTCOMES, RUN, SCORES, Job
 from medmoe.build import tokenizer_of
 from medmoe.describe import describe, multiply_adds
@@ -26,6 +25,7 @@ from medmoe.folder import write_text_atomically
 from medmoe.model import MedVLM
 from medmoe.rundir import RunFolder
 from medmoe.tasks import make_context
+from medmoe.tasks.outcomes import folded, outcomes_of, save_outcomes
 from medmoe.train import Interrupted, fit
 
 Tell = Callable[[str], None]

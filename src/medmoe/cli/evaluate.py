@@ -57,6 +57,9 @@ def evaluate_command(
     cache: Annotated[
         Path | None, typer.Option(help="Folder to keep embeddings in for the next time.", show_default=False)
     ] = None,
+    items: Annotated[
+        bool, typer.Option("--items", help="Keep each item's outcome, so that `medmoe report` compares runs in pairs.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(help="Images encoded at a time.")] = 64,
     workers: Annotated[int, typer.Option(help="Loader processes.")] = 1,
     seed: Annotated[int, typer.Option(help="Of bootstrap and permutations.")] = 0,
@@ -88,6 +91,7 @@ def evaluate_command(
         seen={**how, "on_bad_sample": on_bad_sample, "cache": cache},
         columns=pairs_of(column, "--column"),
         options={"seed": seed, "resamples": resamples, "candidate_experts": candidate_experts},
+        items=items,
     )
     _on_data(asked, json_to)
 
@@ -105,6 +109,7 @@ class _Asked:
         seen: How images are read and encoded.
         columns: Our manifest columns → the file's.
         options: Seed, resamples, and whether candidates are scored through their own experts.
+        items: Whether each item's outcome is kept.
     """
 
     model: Path
@@ -115,6 +120,7 @@ class _Asked:
     seen: dict[str, Any]
     columns: dict[str, str]
     options: dict[str, Any]
+    items: bool
 
 
 def _on_data(asked: _Asked, json_to: str | None) -> None:
@@ -146,6 +152,7 @@ def _on_data(asked: _Asked, json_to: str | None) -> None:
         tune=seen(asked.splits["tune_split"]),
         again=anew(loaded, source, **plain) if len(evidence) == len(source) else None,
         ready=ready,
+        items=asked.items,
         seed=asked.options["seed"],
         resamples=asked.options["resamples"],
     )

@@ -7,7 +7,7 @@ taken from: within-modality recall, balanced accuracy, pointing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from medmoe.metrics import Floats, Ints, best_rank, chance_at_k, decide, hits
 from medmoe.modalities import in_order
-from medmoe.tasks import Context, Evidence
+from medmoe.tasks.base import Context, Evidence
 from medmoe.tasks.classes import Classes, class_sets
 from medmoe.tasks.grounding import find_items
 from medmoe.tasks.heatmaps import dot_heatmaps, inside, peaks, upsample, within_boxes
@@ -35,6 +35,15 @@ METRICS = {
     "zero_shot": "zero-shot balanced accuracy",
     "pointing": "pointing",
     "image_router": "image router",
+}
+# name → the task and its figure that the items fold to
+FIGURES = {
+    "report_to_image": ("zeroshot_retrieval", "report_to_image_recall@5"),
+    "image_to_report": ("zeroshot_retrieval", "image_to_report_recall@5"),
+    "global_report_to_image": ("zeroshot_retrieval", "global_report_to_image_recall@5"),
+    "zero_shot": ("zeroshot_classification", "balanced_accuracy"),
+    "pointing": ("grounding", "pointing"),
+    "image_router": ("routing", "image_router_accuracy"),
 }
 _AT = 5  # the k of recall@k
 _BLOCK = 256  # findings whose heatmaps are computed at a time
@@ -118,6 +127,36 @@ def outcomes_of(evidence: Evidence, context: Context) -> dict[str, Outcome]:
     for judge in (_retrieval, _zero_shot, _pointing, _routing):
         found |= judge(evidence, context)
     return {name: found[name] for name in METRICS if name in found}
+
+
+def add_items(results: dict[str, Any], outcomes: Mapping[str, Outcome]) -> None:
+    """Put outcomes into an evaluation's details, in the form that `medmoe report` pairs runs by.
+
+    Args:
+        results: What `evaluate_all` gave; `details[TASK]["items"]` is added for each task that was run.
+        outcomes: From `outcomes_of`.
+    """
+    for name, outcome in outcomes.items():
+        task, figure = FIGURES[name]
+        if figure in results["tasks"].get(task, {}):
+            block = {
+                "patients": [patient or None for patient in outcome.patients],
+                "keys": list(outcome.items),
+                "groups": _groups(outcome.cells),
+                figure: outcome.values.tolist(),
+            }
+            results["details"][task].setdefault("items", []).append(block)
+
+
+def _groups(cells: Sequence[str]) -> list[str]:
+    """Name cells by their parts, without one that follows from the part above it (the only data set of a modality)."""
+    paths = [cell.split("|") for cell in cells]
+    below: dict[str, set[str]] = {}
+    for path in paths:
+        if len(path) == 3:
+            below.setdefault(path[0], set()).add(path[1])
+    single = all(len(sources) == 1 for sources in below.values())
+    return ["/".join((path[0], path[2]) if len(path) == 3 and single else path) for path in paths]
 
 
 class _Collector:
