@@ -20,9 +20,9 @@ TRAIN_READY := $(DATA)/train.$(TRAIN_PATIENTS)x$(SIZE).ready
 VAL_READY := $(DATA)/val.$(VAL_PATIENTS)x$(SIZE).ready
 TEST_READY := $(DATA)/test.$(TEST_PATIENTS)x$(SIZE).ready
 
-# Threads that wait without spinning: on cores shared with the loader or with others, several times as fast. And glibc
-# keeps what a step frees for the next one, instead of handing it back to the kernel: about a seventh of a step.
-RUN_ENV := OMP_WAIT_POLICY=PASSIVE \
+# The model is too small to share among threads: two spend their time waking each other up, and one step takes half as
+# long again. glibc keeps what a step frees for the next one, instead of handing it back to the kernel.
+RUN_ENV := OMP_NUM_THREADS=1 \
   MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=2000000000 MALLOC_TOP_PAD_=67108864
 
 # Two workers with one thread each: torch's own threads would fight over the cores.
