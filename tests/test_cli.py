@@ -52,8 +52,8 @@ def test_an_option_that_does_not_exist_is_refused():
     assert "--set" in said.err
 
 
-def test_evaluation_runs_every_task_there_is_by_default():
-    assert set(cli.evaluate.ALL_TASKS) == set(TASKS)
+def test_evaluation_runs_by_default_what_needs_no_other_split_and_no_second_pass():
+    assert set(TASKS) - set(cli.evaluate.DEFAULT_TASKS) == {"linear_probe", "few_shot", "ood", "robustness"}
 
 
 # Doctor, models, config

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from medmoe.data.sources.base import Source
     from medmoe.tasks import Evidence
 
-ALL_TASKS = ("routing", "zeroshot_retrieval", "zeroshot_classification", "grounding")
+DEFAULT_TASKS = ("routing", "zeroshot_retrieval", "zeroshot_classification", "grounding")
 
 
 def evaluate_command(
@@ -37,7 +37,7 @@ def evaluate_command(
         str | None, typer.Option(help="Manifest or folder; several joined with ::.", show_default=False)
     ] = None,
     split: Annotated[str, typer.Option(help="A split of the manifest, or all.")] = "test",
-    tasks: Annotated[str, typer.Option(help="Tasks, comma-separated.")] = ",".join(ALL_TASKS),
+    tasks: Annotated[str, typer.Option(help="Tasks, comma-separated.")] = ",".join(DEFAULT_TASKS),
     fit_split: Annotated[
         str | None, typer.Option(help="Split of --data that probes are fitted on, such as train.", show_default=False)
     ] = None,
