@@ -261,6 +261,18 @@ def test_only_training_images_are_augmented_and_only_when_asked(strength: float,
     assert torch.equal(batch.image, plain) is same
 
 
+@pytest.mark.parametrize("strength", [0, 1])
+def test_keeping_images_in_memory_changes_no_batch(strength: float):
+    model = built()
+    loaders = [
+        build_loader(phantoms(), model, micro(f"data.augment={strength}", f"data.cache_mb={room}"), train=True)
+        for room in (0, 64)
+    ]
+    for _, plain, kept in zip(range(20), *loaders, strict=False):
+        assert torch.equal(plain.image, kept.image)
+        assert plain.keys == kept.keys
+
+
 def test_a_part_starts_from_saved_weights_and_the_rest_does_not(tmp_path: Path):
     saved, model, fresh = built(seed=1), built(seed=2), built(seed=2)
     save_file(saved.vision.state_dict(), tmp_path / "vision.safetensors")

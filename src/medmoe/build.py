@@ -13,6 +13,7 @@ from medmoe.config import ExpertConfig, ModelConfig, RouterConfig, RunConfig, Te
 from medmoe.data.loader import Loader
 from medmoe.data.preprocess import Preprocess
 from medmoe.data.sources.base import Source
+from medmoe.data.sources.remembered import RememberedSource
 from medmoe.data.text import ReportTokenizer
 from medmoe.data.transforms import Augment
 from medmoe.encoders.pretrained import LoadReport, load_matching
@@ -247,9 +248,12 @@ def build_loader(
     assert model.assets is not None
     data = config.data
     augment = Augment(strength=data.augment, flip=data.flip) if train and data.augment > 0 else None
+    preprocess = preprocess_of(model.assets.preprocess)
+    if train and data.cache_mb > 0:
+        source = RememberedSource(source, preprocess.shrink, data.cache_mb)
     return Loader(
         source,
-        preprocess_of(model.assets.preprocess),
+        preprocess,
         tokenizer_of(model),
         modalities=model.modalities,
         batch_size=data.batch_size,

@@ -155,6 +155,7 @@ class DataConfig(Config):
         augment: Strength of augmentation, 0 to switch it off.
         flip: Whether images may be mirrored; reports that say left or right become false.
         workers: Loader processes.
+        cache_mb: Megabytes of images, shrunk to the model's size, that each loader process keeps after reading them.
         on_bad_sample: `raise`, or `skip` into the run's quarantine.
         columns: Our manifest columns → the file's.
     """
@@ -166,6 +167,7 @@ class DataConfig(Config):
     augment: float = Field(1.0, ge=0)
     flip: bool = False
     workers: int = Field(1, ge=0)
+    cache_mb: int = Field(0, ge=0)
     on_bad_sample: Literal["raise", "skip"] = "raise"
     columns: dict[str, str] = {}
 

@@ -32,16 +32,19 @@ def norm2d(name: str, channels: int) -> nn.Module:
 
 
 class Pointwise(nn.Conv2d):
-    """A 1×1 convolution as one matrix product: the same weights and values, half the time on a CPU."""
+    """A 1×1 convolution as one matrix product: the same weights and values, half the time on a CPU.
+
+    Its result has the channels innermost in memory, so that the next one multiplies it where it lies.
+    """
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
         super().__init__(inputs, outputs, 1, bias=bias)
 
     def forward(self, feature: Tensor) -> Tensor:
         """Map [B, C, H, W] to [B, outputs, H, W]."""
-        rows = feature.flatten(2).transpose(1, 2)  # [B, H·W, C]
-        mapped: Tensor = F.linear(rows, self.weight[:, :, 0, 0], self.bias).transpose(1, 2)
-        return mapped.reshape(*mapped.shape[:2], *feature.shape[2:])
+        rows = feature.permute(0, 2, 3, 1)  # [B, H, W, C]
+        mapped: Tensor = F.linear(rows, self.weight[:, :, 0, 0], self.bias)
+        return mapped.permute(0, 3, 1, 2)
 
 
 def to_grid(feature: Tensor, grid: int) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medmoe.encoders.text import HFText, TinyText, aggregate_words, cut, first_piece, mean_pieces
+from medmoe.encoders.text import HFText, Layout, TinyText, aggregate_words, cut, first_piece, mean_pieces
 from medmoe.errors import ModelError
 from medmoe.types import Tokens
 
@@ -125,9 +125,23 @@ def test_tiny_report_is_the_mean_of_all_pieces_and_words_their_sums():
     encoder = TinyText(40, width=16).eval()
     seen = []
     encoder.norm.register_forward_hook(lambda module, args, output: seen.append(output))
-    features = encoder(reports())
-    torch.testing.assert_close(features.report[1], seen[0][1, :3].mean(0))
-    torch.testing.assert_close(features.words[0, 0], seen[0][0, 1] + seen[0][0, 2])
+    tokens = reports()
+    features = encoder(tokens)
+    pieces = Layout.of(tokens.mask).spread(seen[0])
+    torch.testing.assert_close(features.report[1], pieces[1, :3].mean(0))
+    torch.testing.assert_close(features.words[0, 0], pieces[0, 1] + pieces[0, 2])
+
+
+def test_tiny_gives_the_same_packed_and_padded():
+    encoder, tokens = TinyText(40, width=16, depth=2).eval(), reports()
+    layout = Layout.of(tokens.mask)
+    padded = dataclasses.replace(layout, place=None)
+    assert layout.place is not None
+    assert len(layout.place) < tokens.mask.numel()
+    x = torch.randn(*tokens.mask.shape, 16)
+    outs = [one.spread(encoder.blocks[0](one.pack(x), one)) for one in (layout, padded)]
+    torch.testing.assert_close(outs[0][tokens.mask], outs[1][tokens.mask])
+    assert (outs[0][~tokens.mask] == 0).all()
 
 
 def test_tiny_reads_the_order_of_pieces():

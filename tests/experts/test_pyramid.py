@@ -40,14 +40,14 @@ def test_regions_are_the_levels_weighed_by_the_scale_attention():
     levels = pyramid()
     features = expert.features(levels)
     beta = expert.scale_attention(features)
-    by_hand = sum(beta[:, i, None] * features[:, i] for i in range(2))
+    by_hand = sum(beta[:, i, None] * features[i] for i in range(2))
     torch.testing.assert_close(expert(levels), expert.out(by_hand))
 
 
 def test_projecting_before_resampling_equals_projecting_after():
     expert = PyramidExpert(CHANNELS, width=8, grid=8, levels=(0, 3), layers=0)
     levels = pyramid()
-    features = expert.features(levels)
+    features = torch.stack(expert.features(levels), 1)
     fine = F.adaptive_avg_pool2d(expert.project[0](levels.levels[0]), 8)
     coarse = expert.project[1](F.interpolate(levels.levels[3], size=(8, 8), mode="bilinear", align_corners=False))
     torch.testing.assert_close(features[:, 0], fine, atol=1e-5, rtol=1e-4)
@@ -60,7 +60,7 @@ def test_interpolation_keeps_places_in_two_dimensions():
     torch.nn.init.zeros_(expert.project[0].bias)
     image = torch.zeros(1, 1, 4, 4)
     image[0, 0, 3, 0] = 1.0  # bottom left
-    grid = expert.features(Pyramid((image,)))[0, 0, 0]
+    grid = expert.features(Pyramid((image,)))[0][0, 0]
     row, column = divmod(int(grid.argmax()), 8)
     assert row >= 6
     assert column <= 1
@@ -92,7 +92,7 @@ def test_flattened_interpolation_puts_what_is_in_a_corner_elsewhere():
     torch.nn.init.zeros_(expert.project[0].bias)
     image = torch.zeros(1, 1, 4, 4)
     image[0, 0, 0, 3] = 1.0  # top right
-    _, column = divmod(int(expert.features(Pyramid((image,)))[0, 0, 0].argmax()), 8)
+    _, column = divmod(int(expert.features(Pyramid((image,)))[0][0, 0].argmax()), 8)
     assert column in (4, 5)  # of 0 to 7: no longer at the right
 
 

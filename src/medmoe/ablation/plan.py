@@ -174,7 +174,7 @@ def make_plan(
     ablation = ablation_of(grid)
     known = [name for name in ablation.arms if name in arms or not arms]  # in the grid's order
     arms = (*known, *(name for name in arms if name not in known))  # an unknown one is refused now
-    settings = ["data.workers=0", *settings]
+    settings = ["data.workers=0", "data.cache_mb=2000", *settings]
     each = [(arm, seed) for arm in arms for seed in range(seeds)]
     configs = {
         (arm, seed): arm_config(ablation, arm, recipe=recipe, settings=settings, seed=seed) for arm, seed in each

@@ -65,6 +65,43 @@ def _attendable(mask: Tensor) -> Tensor:
     return mask | (first & ~mask.any(1, keepdim=True))
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the pieces of B reports lie in a padded [B, T] table.
+
+    Half of a mixed batch is padding, and only attention needs the table: everything else works on the pieces alone,
+    packed.
+
+    Attributes:
+        mask: [B, T] bool, the table's pieces.
+        keys: [B, 1, 1, T] bool, the pieces that may be attended to.
+        place: [P] int64 place of each packed piece in the flattened table; None to pack nothing, as on an
+            accelerator, where counting the pieces would wait for the device.
+    """
+
+    mask: Tensor
+    keys: Tensor
+    place: Tensor | None
+
+    @classmethod
+    def of(cls, mask: Tensor) -> Layout:
+        """Lay out the pieces that a [B, T] bool mask keeps."""
+        place = mask.flatten().nonzero()[:, 0] if mask.device.type == "cpu" else None
+        return cls(mask, _attendable(mask)[:, None, None, :], place)
+
+    def pack(self, table: Tensor) -> Tensor:
+        """Take the pieces [P, C] out of [B, T, C]."""
+        flat = table.flatten(0, 1)
+        return flat if self.place is None else flat.index_select(0, self.place)
+
+    def spread(self, pieces: Tensor) -> Tensor:
+        """Put the pieces [P, C] into [B, T, C], zero elsewhere."""
+        if self.place is None:
+            return pieces.view(*self.mask.shape, pieces.shape[1])
+        flat = pieces.new_zeros(self.mask.numel(), pieces.shape[1]).index_copy(0, self.place, pieces)
+        return flat.view(*self.mask.shape, pieces.shape[1])
+
+
 class Block(nn.Module):
     """A pre-norm transformer layer (Xiong et al., 2020, https://arxiv.org/abs/2002.04745)."""
 
@@ -75,17 +112,17 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, mlp * width), nn.GELU(), nn.Linear(mlp * width, width))
 
-    def forward(self, x: Tensor, keys: Tensor) -> Tensor:
-        """Map [B, T, C] to the same shape; `keys` [B, 1, 1, T] bool says which pieces may be attended to."""
-        batch, pieces, width = x.shape
-        q, k, v = (
-            self.qkv(self.norm_attention(x))
-            .view(batch, pieces, 3, self.heads, width // self.heads)
-            .permute(2, 0, 3, 1, 4)
-        )  # each [B, heads, T, C / heads]
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """Map packed pieces [P, C] to the same shape; those of one report attend to each other."""
+        width = x.shape[1]
+        qkv = layout.spread(self.qkv(self.norm_attention(x)))  # [B, T, 3C]
+        q, k, v = qkv.view(*qkv.shape[:2], 3, self.heads, width // self.heads).permute(
+            2, 0, 3, 1, 4
+        )  # [B, heads, T, C/heads]
         rate = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=keys, dropout_p=rate)
-        x = x + F.dropout(self.out(y.transpose(1, 2).reshape(batch, pieces, width)), self.dropout, self.training)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=layout.keys, dropout_p=rate)
+        y = layout.pack(y.transpose(1, 2).flatten(2))
+        x = x + F.dropout(self.out(y), self.dropout, self.training)
         return x + F.dropout(self.mlp(self.norm_mlp(x)), self.dropout, self.training)
 
 
@@ -134,11 +171,11 @@ class TinyText(nn.Module):
     def forward(self, tokens: Tokens) -> TextFeatures:
         """Compute the features of B reports; see the class."""
         tokens = cut(tokens, self.max_pieces)
-        x = self.piece(tokens.ids) + self.position[: tokens.ids.shape[1]]  # [B, T, C]
-        keys = _attendable(tokens.mask)[:, None, None, :]  # [B, 1, 1, T]
+        layout = Layout.of(tokens.mask)
+        x = layout.pack(self.piece(tokens.ids) + self.position[: tokens.ids.shape[1]])  # [B, T, C] -> [P, C]
         for block in self.blocks:
-            x = block(x, keys)
-        x = self.norm(x)
+            x = block(x, layout)
+        x = layout.spread(self.norm(x))  # [B, T, C]
         return _features(x, tokens, mean_pieces(x, tokens.mask))
 
 

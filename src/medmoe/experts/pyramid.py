@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from medmoe.errors import ConfigError, unknown
@@ -102,8 +101,8 @@ class PyramidExpert(nn.Module):
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
-    def features(self, pyramid: Pyramid) -> Tensor:
-        """Give F(l) of every level it reads, [B, L, D, G, G]."""
+    def features(self, pyramid: Pyramid) -> tuple[Tensor, ...]:
+        """Give F(l) of every level it reads, L tensors [B, D, G, G]."""
         grids = []
         for level, project in zip(self.levels, self.project, strict=True):
             feature = pyramid.levels[level]
@@ -112,19 +111,19 @@ class PyramidExpert(nn.Module):
                 grids.append(project(self.resample(feature, self.grid)))
             else:
                 grids.append(self.resample(project(feature), self.grid))
-        count = len(grids)
-        stacked: Tensor = self.block(torch.cat(grids))  # [L·B, D, G, G]: one pass through the shared block
-        split: Tensor = rearrange(stacked, "(l b) d h w -> b l d h w", l=count)
-        return split
+        stacked = self.block(torch.cat(grids))  # [L·B, D, G, G]: one pass through the shared block
+        parts: tuple[Tensor, ...] = stacked.chunk(len(grids))
+        return parts
 
-    def scale_attention(self, features: Tensor) -> Tensor:
-        """Give β [B, L, G, G] of F [B, L, D, G, G]: sums to one over the levels at every location."""
-        logits: Tensor = self.scale(rearrange(features, "b l d h w -> b (l d) h w"))
+    def scale_attention(self, features: Sequence[Tensor]) -> Tensor:
+        """Give β [B, L, G, G] of every F(l) [B, D, G, G]: sums to one over the levels at every location."""
+        logits: Tensor = self.scale(torch.cat(tuple(features), dim=1))
         return logits.float().softmax(dim=1)
 
     def forward(self, pyramid: Pyramid) -> Tensor:
         """Fuse the levels into regions [B, D, G, G]."""
         features = self.features(pyramid)
-        beta = self.scale_attention(features).to(features.dtype)
-        regions: Tensor = self.out(torch.einsum("blhw,bldhw->bdhw", beta, features))
+        beta = self.scale_attention(features).to(features[0].dtype)
+        fused = torch.stack([beta[:, [level]] * feature for level, feature in enumerate(features)]).sum(0)
+        regions: Tensor = self.out(fused)
         return regions

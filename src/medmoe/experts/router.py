@@ -49,7 +49,8 @@ def image_statistics(pyramid: Pyramid) -> Tensor:
     parts = []
     for level in pyramid.levels:
         flat = level.flatten(2).float()
-        parts += [flat.mean(dim=2), (flat.var(dim=2, unbiased=False) + 1e-6).sqrt()]
+        mean, square = flat.mean(dim=2), torch.linalg.vector_norm(flat, dim=2).square() / flat.shape[2]
+        parts += [mean, ((square - mean.square()).clamp_min(0) + 1e-6).sqrt()]
     return torch.cat(parts, dim=1)
 
 
