@@ -60,6 +60,17 @@ def test_an_image_is_embedded_the_same_whatever_report_is_beside_it():
             assert torch.equal(image.routing.expert, alone.routing.expert)
 
 
+def test_a_special_projection_joins_the_global_embedding_of_the_expert_that_was_chosen():
+    model = built("model.special_projection=true").eval()
+    assert model.special_projection is not None
+    pixels = batch_of(model).image
+    plain = model.encode_image(pixels)
+    torch.nn.init.normal_(model.special_projection.maps[2].weight)
+    for expert, moved in ((1, False), (2, True)):
+        found = model.encode_image(pixels, expert=torch.full((8,), expert))
+        assert torch.equal(found.embed, plain.embed) is not moved
+
+
 def test_a_candidate_passes_the_expert_the_image_router_chose_at_inference():
     model = built().eval()
     prefer(model, image=2, text=4)

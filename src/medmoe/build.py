@@ -141,6 +141,7 @@ def build_model(config: ModelConfig, tokenizer: ReportTokenizer, *, seed: int = 
             local_dim=config.experts.width,
             pool=config.pool,
             pool_norm=config.pool_norm,
+            special_projection=config.special_projection,
             report_words=tokenizer.vocab_size if config.report_words else 0,
         )
     preprocess = Preprocess(size=config.vision.image_size)

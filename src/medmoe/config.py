@@ -130,6 +130,8 @@ class ModelConfig(Config):
         embed_dim: E.
         pool: How levels become the global feature: `last` (its mean) or `pyramid` (mean and maximum of all).
         pool_norm: How that feature is normalised: `layer`, or `batch` (learns faster; forbids gradient caching).
+        special_projection: Whether the global embedding, too, passes experts: a projection for each modality, which
+            starts at zero, is added to the common one.
         report_words: A head for the objective `report_words`: which word pieces the image's report has.
     """
 
@@ -141,6 +143,7 @@ class ModelConfig(Config):
     embed_dim: int = 512
     pool: str = "last"
     pool_norm: str = "layer"
+    special_projection: bool = False
     report_words: bool = False
 
 

@@ -33,7 +33,8 @@ def describe(model: MedVLM, *, name: str, image_size: int) -> dict[str, Any]:
     """
     model = model.eval()
     image = torch.zeros(1, 3, image_size, image_size)
-    heads = nn.ModuleList([model.image_norm, model.image_projection])
+    parts = (model.image_norm, model.image_projection, model.special_projection)
+    heads = nn.ModuleList([part for part in parts if part is not None])
     counts = {
         "backbone": parameters(model.vision),
         "image_router": parameters(model.image_router),

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medmoe.errors import ConfigError, ModelError, unknown
-from medmoe.experts.moe import MixtureOfExperts
+from medmoe.experts.moe import MixtureOfExperts, SpecialProjection
 from medmoe.experts.router import Router, Scores, image_statistics
 from medmoe.folder import Assets, check_replaceable, fill_folder, write_atomically
 from medmoe.types import Batch, ImageEmbedding, Output, Pyramid, Routing, TextEmbedding, Tokens
@@ -61,6 +61,7 @@ class MedVLM(nn.Module):
         local_dim: D.
         pool: How the pyramid becomes the global feature, a name of `POOLS`.
         pool_norm: How that feature is normalised, a name of `POOL_NORMS`.
+        special_projection: Whether the global feature also passes a projection of its expert (`SpecialProjection`).
         report_words: V, to predict the word pieces of the report from the image; 0: no such head.
 
     Raises:
@@ -82,6 +83,7 @@ class MedVLM(nn.Module):
         local_dim: int,
         pool: str = "last",
         pool_norm: str = "layer",
+        special_projection: bool = False,
         report_words: int = 0,
     ) -> None:
         super().__init__()
@@ -98,6 +100,8 @@ class MedVLM(nn.Module):
         self.modalities = tuple(modalities)
         self.image_norm = POOL_NORMS[pool_norm](pooled(channels))
         self.image_projection = nn.Linear(pooled(channels), embed_dim)
+        special = SpecialProjection(len(modalities), pooled(channels), embed_dim) if special_projection else None
+        self.special_projection = special
         self.text_projection = nn.Linear(width, embed_dim)
         self.word_projection = nn.Linear(width, local_dim)
         self.report_type = nn.Linear(width, len(self.modalities))
@@ -156,7 +160,10 @@ class MedVLM(nn.Module):
         return Output(image=image, text=text, logit_scale=self.logit_scale)
 
     def _embed(self, pyramid: Pyramid, routing: Routing, logits: Tensor) -> ImageEmbedding:
-        feature = self.image_projection(self.image_norm(self.pool(pyramid))).float()
+        pooled = self.image_norm(self.pool(pyramid))
+        feature = self.image_projection(pooled).float()
+        if self.special_projection is not None:
+            feature = feature + self.special_projection(pooled, routing).float()
         return ImageEmbedding(
             embed=F.normalize(feature, dim=-1),
             feature=feature,

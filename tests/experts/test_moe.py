@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from medmoe.experts.moe import EXPERTS, MixtureOfExperts
+from medmoe.experts.moe import EXPERTS, MixtureOfExperts, SpecialProjection
 from medmoe.experts.pyramid import PyramidExpert
 from medmoe.types import Pyramid, Routing
 
@@ -130,3 +130,28 @@ def test_every_expert_turns_a_pyramid_into_regions(name):
     regions = one(levels())
     assert regions.shape == (6, 4, 4, 4)
     assert regions.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "weight"),
+    [([2, 0, 2, 0, 2, 2], None), ([[0, 1], [1, 2], [2, 0], [0, 2], [1, 0], [2, 1]], [[0.7, 0.3]] * 6)],
+)
+def test_a_special_projection_is_the_chosen_maps_weighed(chosen, weight):
+    torch.manual_seed(0)
+    projection, route, feature = SpecialProjection(3, 5, 4), routing(chosen, weight), torch.randn(6, 5)
+    for one in projection.maps:
+        torch.nn.init.normal_(one.weight)
+        torch.nn.init.normal_(one.bias)
+    by_hand = [
+        sum(w * projection.maps[k](row) for k, w in zip(ks.tolist(), ws, strict=True))
+        for row, ks, ws in zip(feature, route.expert, route.weight, strict=True)
+    ]
+    torch.testing.assert_close(projection(feature, route), torch.stack(by_hand))
+
+
+def test_a_special_projection_starts_at_zero_and_moves_only_what_was_chosen():
+    projection = SpecialProjection(3, 5, 4)
+    mapped = projection(torch.randn(6, 5), routing([2, 0, 2, 0, 2, 2]))
+    assert (mapped == 0).all()
+    mapped.sum().backward()
+    assert [one.weight.grad is None for one in projection.maps] == [False, True, False]

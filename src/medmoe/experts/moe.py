@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -72,20 +72,63 @@ class MixtureOfExperts(nn.Module):
 
     def _dispatch(self, pyramid: Pyramid, routing: Routing) -> Tensor:
         chosen = torch.where(self.grown, routing.expert, 0)  # [B, k]
-        images, k = chosen.shape
-        order = chosen.flatten().argsort(stable=True)  # assignments, grouped by expert
-        rows = order // k
-        sizes = torch.bincount(chosen.flatten(), minlength=len(self.special)).tolist()
-        alone = max(sizes) == images and k == 1  # one expert for all: the stable sort left the order alone
-        # one gather for all experts, then views: its gradient is one scatter
-        levels = pyramid.levels if alone else tuple(level.index_select(0, rows) for level in pyramid.levels)
-        groups = zip(*(torch.split(level, sizes) for level in levels), strict=True)
-        outputs = [
-            expert(Pyramid(group)) for expert, group, size in zip(self.special, groups, sizes, strict=True) if size
-        ]
-        stacked = torch.cat(outputs)  # [B·k, D, G, G]
-        weight = routing.weight.flatten()[order].to(stacked.dtype)
-        if k == 1:
-            return (stacked * weight[:, None, None, None])[order.argsort()]
-        regions = stacked.new_zeros(images, *stacked.shape[1:])
-        return regions.index_add(0, rows, stacked * weight[:, None, None, None])
+        experts = [lambda levels, one=one: one(Pyramid(levels)) for one in self.special]
+        return dispatch(experts, pyramid.levels, chosen, routing.weight)
+
+
+class SpecialProjection(nn.Module):
+    """A linear map of the global feature for each expert, starting at zero, to be added to a common one.
+
+    MedMoE's experts (Chopra et al., 2025, https://arxiv.org/abs/2506.08356) work on the local features alone, and so
+    say nothing to whatever reads the global embedding, zero-shot classification above all. This lets the routing
+    reach it, at the cost of one matrix product an image.
+
+    Args:
+        experts: K.
+        inputs: Length P of the pooled feature.
+        outputs: E.
+    """
+
+    def __init__(self, experts: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.maps = nn.ModuleList(nn.Linear(inputs, outputs) for _ in range(experts))
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, feature: Tensor, routing: Routing) -> Tensor:
+        """Map features [B, P] to [B, E], each by the experts it was routed to."""
+        maps = [lambda rows, one=one: one(rows[0]) for one in self.maps]
+        return dispatch(maps, (feature,), routing.expert, routing.weight)
+
+
+def dispatch(
+    experts: Sequence[Callable[[tuple[Tensor, ...]], Tensor]],
+    inputs: tuple[Tensor, ...],
+    chosen: Tensor,
+    weight: Tensor,
+) -> Tensor:
+    """Run each expert once, on the rows that chose it.
+
+    Args:
+        experts: K functions of rows of the inputs; one that nobody chose isn't called.
+        inputs: Tensors [B, …].
+        chosen: [B, k] int64 experts of each row.
+        weight: [B, k] of each choice.
+
+    Returns:
+        [B, …], the weighted sum of what its experts made of each row.
+    """
+    images, k = chosen.shape
+    order = chosen.flatten().argsort(stable=True)  # assignments, grouped by expert
+    rows = order // k
+    sizes = torch.bincount(chosen.flatten(), minlength=len(experts)).tolist()
+    alone = max(sizes) == images and k == 1  # one expert for all: the stable sort left the order alone
+    # one gather for all experts, then views: its gradient is one scatter
+    gathered = inputs if alone else tuple(value.index_select(0, rows) for value in inputs)
+    groups = zip(*(torch.split(value, sizes) for value in gathered), strict=True)
+    outputs = [expert(group) for expert, group, size in zip(experts, groups, sizes, strict=True) if size]
+    stacked = torch.cat(outputs)  # [B·k, …]
+    weighed = stacked * weight.flatten()[order].to(stacked.dtype).view(-1, *(1,) * (stacked.ndim - 1))
+    if k == 1:
+        return weighed[order.argsort()]
+    return stacked.new_zeros(images, *stacked.shape[1:]).index_add(0, rows, weighed)

@@ -60,6 +60,9 @@ _CONTROLS = {
 }
 
 
+_GLOBAL_SPECIAL = (*_CONTROLS["one_expert"].settings, "model.special_projection=true")
+
+
 def _router(**values: object) -> tuple[str, ...]:
     return tuple(f"model.router.{name}={value}" for name, value in values.items())
 
@@ -118,6 +121,16 @@ DESIGNS = Ablation(
         "grown": Arm("one for all that parts into six", (*_SEPARATE, "model.experts.growing=true")),
         "low_rank_4": Arm("one for all, corrected at rank 4", (*_SHARED_SPECIAL, "model.experts.rank=4")),
         "low_rank_16": Arm("one for all, corrected at rank 16", (*_SHARED_SPECIAL, "model.experts.rank=16")),
+        "global_special": Arm("one for all; each modality's projection joins the global embedding", _GLOBAL_SPECIAL),
+        "global_special_random": Arm(
+            "the same, the projection a random one",
+            (*_GLOBAL_SPECIAL, *_router(train="random", infer="random")),
+        ),
+        "both_special": Arm(
+            "one for all plus one each, and each modality's projection",
+            (*_SHARED_SPECIAL, "model.special_projection=true"),
+            "two_experts",
+        ),
         "annealed": Arm(
             "all experts equally, hardening to the chosen one",
             _SEPARATE,
