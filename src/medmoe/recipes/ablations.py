@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from medmoe.config import RunConfig, override
 from medmoe.errors import ConfigError, unknown
 from medmoe.recipes import RECIPES
+from medmoe.recipes.medmoe import ARRANGEMENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +47,27 @@ class Ablation:
     arms: dict[str, Arm]
 
 
-def _experts(*, shared: int, special: bool, zero: bool = False) -> tuple[str, ...]:
-    """Arrange the experts; every arm says all of it, so that it doesn't hang on the recipe's own arrangement."""
-    values = {"shared": shared, "special": special, "zero": zero, "growing": False}
-    return tuple(f"model.experts.{name}={str(value).lower()}" for name, value in values.items())
+def _arranged(name: str) -> tuple[str, ...]:
+    """Arrange the experts as the recipe of that name; all of it is said, so that it doesn't hang on what it changes."""
+    experts, router = ARRANGEMENTS[name]
+    whole = {"shared": 0, "special": True, "zero": False, "growing": False, **experts}
+    parts = (("experts", whole), ("router", router))
+    return tuple(f"model.{part}.{key}={_json(value)}" for part, values in parts for key, value in values.items())
 
 
-_SEPARATE = _experts(shared=0, special=True)
-_SHARED_SPECIAL = _experts(shared=1, special=True, zero=True)
+def _json(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+_SEPARATE = _arranged("separate")
+_SHARED_SPECIAL = _arranged("shared_special")
+_ONE_EXPERT = _arranged("no_experts")
+_GLOBAL_SPECIAL = (*_ONE_EXPERT, "model.special_projection=true")
 _CONTROLS = {
-    "one_expert": Arm("one expert for all: the active cost of one", _experts(shared=1, special=False)),
-    "two_experts": Arm("two experts for all, summed: the active cost of two", _experts(shared=2, special=False)),
-    "six_experts": Arm("six experts for all, summed: the total cost of six", _experts(shared=6, special=False)),
+    "one_expert": Arm("one expert for all: the active cost of one", _ONE_EXPERT),
+    "two_experts": Arm("two experts for all, summed: the active cost of two", _arranged("two_shared")),
+    "six_experts": Arm("six experts for all, summed: the total cost of six", _arranged("all_shared")),
 }
-
-
-_GLOBAL_SPECIAL = (*_CONTROLS["one_expert"].settings, "model.special_projection=true")
 
 
 def _router(**values: object) -> tuple[str, ...]:
@@ -78,23 +85,17 @@ ROUTING = Ablation(
         "straight_through": Arm(
             "the alignment losses train the router too", (*_SEPARATE, *_router(gradient="straight_through")), "separate"
         ),
-        "oracle": Arm("chosen by the label", (*_SEPARATE, *_router(train="label", infer="label")), "separate"),
-        "random": Arm(
-            "a fixed expert for each image, whatever it shows",
-            (*_SEPARATE, *_router(train="random", infer="random")),
-            "separate",
-        ),
+        "oracle": Arm("chosen by the label", _arranged("oracle"), "separate"),
+        "random": Arm("a fixed expert for each image, whatever it shows", _arranged("random"), "separate"),
         "top_2": Arm(
             "the two best, weighed by the router", (*_SEPARATE, *_router(selection="top_k", k=2)), "two_experts"
         ),
         "soft": Arm("all, weighed by the router", (*_SEPARATE, *_router(selection="soft")), "six_experts"),
         "shared_special": Arm("one for all plus one each, summed", _SHARED_SPECIAL, "two_experts"),
         "shared_special_random": Arm(
-            "one for all plus a random one, summed",
-            (*_SHARED_SPECIAL, *_router(train="random", infer="random")),
-            "shared_special",
+            "one for all plus a random one, summed", _arranged("shared_special_random"), "shared_special"
         ),
-        "grown": Arm("one for all that parts into six", (*_SEPARATE, "model.experts.growing=true")),
+        "grown": Arm("one for all that parts into six", _arranged("grown")),
         "kernel_3": Arm("3×3 convolutions instead of 1×1", (*_SEPARATE, "model.experts.kernel=3"), "separate"),
         "flattened": Arm(
             "levels interpolated along one row of pixels",
@@ -118,7 +119,7 @@ DESIGNS = Ablation(
         **{name: _CONTROLS[name] for name in ("one_expert", "two_experts")},
         "separate": Arm("an expert each, from scratch", _SEPARATE),
         "shared_special": Arm("one for all plus one each, summed", _SHARED_SPECIAL, "two_experts"),
-        "grown": Arm("one for all that parts into six", (*_SEPARATE, "model.experts.growing=true")),
+        "grown": Arm("one for all that parts into six", _arranged("grown")),
         "low_rank_4": Arm("one for all, corrected at rank 4", (*_SHARED_SPECIAL, "model.experts.rank=4")),
         "low_rank_16": Arm("one for all, corrected at rank 16", (*_SHARED_SPECIAL, "model.experts.rank=16")),
         "global_special": Arm("one for all; each modality's projection joins the global embedding", _GLOBAL_SPECIAL),
@@ -138,7 +139,7 @@ DESIGNS = Ablation(
         ),
         "one_expert_within": Arm(
             "one expert for all; half of each batch of one modality",
-            (*_CONTROLS["one_expert"].settings, "data.batching=within"),
+            (*_ONE_EXPERT, "data.batching=within"),
         ),
         "separate_within": Arm(
             "an expert each; half of each batch of one modality",
