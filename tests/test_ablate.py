@@ -23,10 +23,10 @@ from medmoe.ablation.run import _Crew, cores, cost, run_all, run_job
 from medmoe.ablation.subset import FewerPatients
 from medmoe.ablation.tables import markdown, page, shown
 from medmoe.ablation.worker import main
-from medmoe.build import tokenizer_of
+from medmoe.build import load_model, tokenizer_of
 from medmoe.cli.ablate import ablate
 from medmoe.data.sources.phantom import PhantomSource
-from medmoe.errors import ConfigError, DataError, UserError
+from medmoe.errors import ConfigError, DataError, ModelError, UserError
 from medmoe.evaluate import evaluate, gather
 from medmoe.metrics import balanced_accuracy
 from medmoe.tasks import Context, Evidence, make_context
@@ -341,6 +341,25 @@ def test_a_stopped_training_goes_on_where_it_was(finished: Plan, tmp_path: Path)
     assert [row["step"] for row in rows(folder / RUN)] == [1, 2, 3]
     after = load_outcomes(folder / OUTCOMES)
     assert all(before[name].values.tolist() == after[name].values.tolist() for name in before)
+
+
+def test_every_arm_of_a_seed_starts_from_the_model_of_that_seed(finished: Plan, tmp_path: Path):
+    for seed in (0, 1):
+        shutil.copytree(finished.root / "patients-12" / "one_expert" / "seed-0" / RUN, tmp_path / f"base-{seed}")
+    made = plan(tmp_path / "out", "train.lr=1e-9", seeds=2, init=str(tmp_path / "base-{seed}"))
+    assert {(job.seed, Path(job.init or "").name) for job in made.every()} == {(0, "base-0"), (1, "base-1")}
+    job = next(job for job in made.every() if job.arm == "separate" and job.seed == 1)
+    assert read_job(made.root, job.folder) == job
+    run_job(job, made.root)
+    before, after = (load_model(path) for path in (tmp_path / "base-1", made.root / job.folder / RUN))
+    for name, value in after.vision.state_dict().items():
+        torch.testing.assert_close(value, before.vision.state_dict()[name], atol=1e-6, rtol=0)
+
+
+def test_a_model_to_start_from_that_is_not_there_is_refused_before_anything_runs(tmp_path: Path):
+    with pytest.raises(ModelError, match=r"base-0: no such folder"):
+        plan(tmp_path / "out", init=str(tmp_path / "base-{seed}"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_begun_with_other_settings_is_refused(finished: Plan):

@@ -13,7 +13,7 @@ from medmoe.config import RunConfig, parse
 from medmoe.data.sources.concat import open_source
 from medmoe.data.sources.phantom import write_phantoms
 from medmoe.errors import ConfigError
-from medmoe.folder import read_json, write_text_atomically
+from medmoe.folder import find_folder, read_json, write_text_atomically
 from medmoe.recipes.ablations import ablation_of, arm_config
 
 JOB, SCORES, OUTCOMES, LOG, RUN = "job.json", "scores.json", "outcomes.npz", "log.txt", "run"
@@ -66,6 +66,7 @@ class Job:
         config: What is trained, in full.
         train: Training samples.
         test: Samples to judge on.
+        init: Model to start from, relative to the ablation's folder; None: fresh weights.
     """
 
     folder: str
@@ -74,6 +75,7 @@ class Job:
     config: RunConfig
     train: Data
     test: Data
+    init: str | None = None
 
     def done(self, root: Path) -> bool:
         """Tell whether it has been trained and judged."""
@@ -111,6 +113,7 @@ def read_job(root: Path, folder: str) -> Job:
         config=parse(RunConfig, values["config"], where=str(path)),
         train=Data(**values["train"]),
         test=Data(**values["test"]),
+        init=values.get("init"),
     )
 
 
@@ -151,6 +154,7 @@ def make_plan(
     test: Data | None = None,
     sizes: Sequence[int] = (),
     test_patients: int = 1200,
+    init: str | None = None,
 ) -> Plan:
     """Plan a grid and write its jobs down; without data, on phantoms that are generated once.
 
@@ -165,6 +169,7 @@ def make_plan(
         test: Samples to judge on.
         sizes: Patients to train on, one round of the grid for each; none: all, or 3600 phantoms.
         test_patients: Phantom patients to judge on.
+        init: Run or model folder that every run starts from, all that fits its arm; `{seed}` stands for the seed.
 
     Raises:
         ConfigError: If a name or setting isn't allowed, or a job was started with other settings.
@@ -179,19 +184,33 @@ def make_plan(
     configs = {
         (arm, seed): arm_config(ablation, arm, recipe=recipe, settings=settings, seed=seed) for arm, seed in each
     }
+    starts = {seed: _start(init, seed, root) for seed in range(seeds)}
     jobs: dict[str, tuple[Job, ...]] = {}
     for size in sizes or ((3600,) if train is None else (None,)):
         name = "all" if size is None else f"patients-{size}"
         side = configs[arms[0], 0].model.vision.image_size
         samples, judged = _data(root, train, test, size, side, test_patients)
         jobs[name] = tuple(
-            Job(f"{name}/{arm}/seed-{seed}", arm, seed, config, samples, judged)
+            Job(f"{name}/{arm}/seed-{seed}", arm, seed, config, samples, judged, starts[seed])
             for (arm, seed), config in configs.items()
         )
     plan = Plan(root, grid.lower(), arms, tuple(range(seeds)), jobs)
     for job in plan.every():
         job.write(root)
     return plan
+
+
+def _start(init: str | None, seed: int, root: Path) -> str | None:
+    """Name the model that a run starts from.
+
+    Raises:
+        ModelError: If there is none.
+    """
+    if init is None:
+        return None
+    folder = init.replace("{seed}", str(seed))
+    find_folder(folder)
+    return named(folder, root)
 
 
 def _data(

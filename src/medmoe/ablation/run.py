@@ -42,7 +42,8 @@ def run_job(job: Job, root: Path, *, device: str = "cpu") -> None:
     folder = root / job.folder
     samples = job.train.open(root, usual="train", config=job.config)
     run = RunFolder(folder / RUN, resume=True, about={"arm": job.arm, "train_data": job.train.spec})
-    model = fit(job.config, train=samples, val=None, run=run, device=device)
+    init = {} if job.init is None else {"model": str(root / job.init)}
+    model = fit(job.config, train=samples, val=None, run=run, init=init, device=device)
     judged = job.test.open(root, usual="test", config=job.config)
     evidence = gather(model, judged, workers=0, on_bad_sample=job.config.data.on_bad_sample, device=device)
     context = make_context(model, tokenizer_of(model), device=device)

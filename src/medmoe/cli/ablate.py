@@ -32,6 +32,12 @@ def ablate(
     test_data: Annotated[str | None, typer.Option(help="Manifest or folder to judge on.")] = None,
     train_split: Annotated[str | None, typer.Option(help="Its split; train where there are splits.")] = None,
     test_split: Annotated[str | None, typer.Option(help="Its split; test where there are splits.")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="Run or model that all start from, whatever fits; {seed} stands for the seed.", show_default=False
+        ),
+    ] = None,
     jobs: Annotated[int | None, typer.Option(help="Runs at a time; one for each core if left out.")] = None,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples.", min=2)] = 2000,
     device: Device = "cpu",
@@ -57,6 +63,7 @@ def ablate(
         test=None if test_data is None else Data(test_data, test_split),
         sizes=_sizes(patients),
         test_patients=test_patients,
+        init=init,
     )
     if reference is not None and reference not in plan.arms:
         raise ConfigError(f"{reference!r} is none of the arms: {', '.join(plan.arms)}", where="--reference")
