@@ -28,7 +28,7 @@ LEVELS = {
     **dict.fromkeys(["types", "modalities"], 1),
     **dict.fromkeys(["layers", "config", "distributed", "folder"], 2),
     **dict.fromkeys(["data", "encoders", "experts", "heads"], 3),
-    **dict.fromkeys(["model", "objectives", "optim", "checkpoint", "metrics", "rundir"], 4),
+    **dict.fromkeys(["model", "objectives", "optim", "checkpoint", "metrics", "rundir", "leaks"], 4),
     **dict.fromkeys(["tasks", "describe"], 5),
     **dict.fromkeys(["build", "adapters"], 6),
     **dict.fromkeys(["predictor", "evaluate", "embed"], 7),
