@@ -241,9 +241,16 @@ def build_tokenizer(config: TextConfig, reports: Sequence[str], *, folder: Path 
 
 
 def build_loader(
-    source: Source, model: MedVLM, config: RunConfig, *, train: bool, start: int = 0, quarantine: Path | None = None
+    source: Source,
+    model: MedVLM,
+    config: RunConfig,
+    *,
+    train: bool,
+    start: int = 0,
+    quarantine: Path | None = None,
+    foreign: bool = False,
 ) -> Loader:
-    """Build the loader that feeds a model from a source."""
+    """Build the loader that feeds a model from a source; `foreign` admits modalities that the model lacks."""
     assert model.assets is not None
     data = config.data
     augment = Augment(strength=data.augment, flip=data.flip) if train and data.augment > 0 else None
@@ -263,6 +270,7 @@ def build_loader(
         start=start,
         on_bad_sample=data.on_bad_sample,
         quarantine=quarantine,
+        foreign=foreign,
     )
 
 
