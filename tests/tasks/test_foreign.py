@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from medmoe.build import build_loader
 from medmoe.data.collate import collate
 from medmoe.data.preprocess import Preprocess
 from medmoe.errors import ConfigError, DataError
 from medmoe.evaluate import anew, evaluate, gather
 from medmoe.model import MedVLM
+from medmoe.tasks.few_shot import FewShot
 from medmoe.tasks.foreign import count_foreign, take, without_foreign
-from small_runs import Memory, built, phantoms
+from medmoe.tasks.robustness import Robustness
+from medmoe.tasks.zero_shot import ZeroShot
+from small_runs import Memory, built, micro, phantoms
 
 KNOWN = ("xray", "ct", "mri", "ultrasound")
 FOREIGN = ("pathology", "fundus")
@@ -40,16 +44,11 @@ def test_a_foreign_modality_has_no_index_and_keeps_its_name() -> None:
 def test_they_are_refused_unless_asked_for_and_in_training_always(model: MedVLM) -> None:
     with pytest.raises(DataError, match="unknown modality 'pathology'; allowed: ct, mri, ultrasound, xray; train with"):
         gather(model, ALL, workers=0)
-    from medmoe.build import build_loader
-    from small_runs import micro
-
     with pytest.raises(ConfigError, match="foreign: foreign modalities are for evaluation only"):
         build_loader(ALL, model, micro(), train=True, foreign=True)
 
 
-@pytest.mark.parametrize(
-    "task", ["zeroshot_retrieval", "zeroshot_classification", "grounding", "linear_probe", "few_shot"]
-)
+@pytest.mark.parametrize("task", ["zeroshot_retrieval", "zeroshot_classification", "grounding", "few_shot"])
 def test_every_figure_but_the_gates_is_as_if_they_were_not_there(model: MedVLM, task: str) -> None:
     mixed = gather(model, ALL, workers=0, foreign=True)
     fit = replace(mixed, samples=tuple(replace(s, patient=f"other {s.patient}") for s in mixed.samples))
@@ -67,17 +66,11 @@ def test_every_figure_but_the_gates_is_as_if_they_were_not_there(model: MedVLM, 
 
 def few(task: str) -> dict[str, object]:
     """Give tasks that are content with few images of a class."""
-    from medmoe.tasks.few_shot import FewShot
-    from medmoe.tasks.linear_probe import LinearProbe
-    from medmoe.tasks.zero_shot import ZeroShot
-
-    ready = (ZeroShot(fewest=2), FewShot(fewest=2, shots=(1,)), LinearProbe(fewest=2, shots=(1,), shares=(1.0,)))
+    ready = (ZeroShot(fewest=2), FewShot(fewest=2, shots=(1,)))
     return {own.name: own for own in ready if own.name == task}
 
 
 def test_robustness_corrupts_known_images_only(model: MedVLM) -> None:
-    from medmoe.tasks.robustness import Robustness
-
     ready = {"robustness": Robustness(corruptions=("noise",), levels=(3,), fewest_pairs=5)}
     found, expected = (
         evaluate(

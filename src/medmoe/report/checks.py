@@ -61,15 +61,20 @@ def _greyed(name: str, run: Run, minimum: int) -> str:
 
 
 def _of_one(run: Run) -> Iterator[str]:
-    given = run.about.get("warnings") or []
-    yield from map(str, given if isinstance(given, list) else [given])
-    yield from _shared(run)
+    found = run.about.get("warnings") or []
+    given = [str(said) for said in (found if isinstance(found, list) else [found])]
+    looked = (
+        "leak_check" in run.about
+    )  # the evaluation looked for leaks and prompts itself, and said so in its warnings
+    yield from given
+    if not (looked and audit(run.details)):
+        yield from _shared(run)
     evaluated = run.about.get("preprocess_fingerprint")
-    if run.preprocess and evaluated and run.preprocess != evaluated:
+    if run.preprocess and evaluated and run.preprocess != evaluated and not any(evaluated in said for said in given):
         yield f"judged with other preprocessing ({evaluated}) than the run’s model declares ({run.preprocess})."
     for task in run.details:
         lacking = missing_prompts(run.of(task))
-        if lacking:
+        if lacking and not looked:
             yield f"the prompts have no wording for {_list(lacking)}; general sentences stood in."
     outside = _outside(run)
     if outside:
