@@ -171,6 +171,18 @@ def test_a_class_without_prompts_is_left_out_and_chance_counts_the_others(own: P
     assert full["tasks"]["zeroshot_classification"]["balanced_accuracy"]["controls"]["chance"] == pytest.approx(1 / 3)
 
 
+def test_a_modality_without_prompts_is_not_judged(own: Path, tmp_path: Path):
+    mine = prompts(tmp_path, {f"ct/{name}": [f"There is {name}."] for name in LABELS})
+    found = judge(own, findings(tmp_path), "--prompts", mine)
+    assert found.warning == (
+        f"the prompts of {mine} lack classes of xray: 'mass' (6 images), 'nodule' (6 images). "
+        "Too few are left to tell apart: its images aren’t judged"
+    )
+    figures = found.results["tasks"]["zeroshot_classification"]
+    assert "accuracy/xray" not in figures
+    assert figures["accuracy"]["n"] == 12  # type: ignore[index]
+
+
 def test_no_class_with_prompts_stops(own: Path, tmp_path: Path):
     mine = prompts(tmp_path, {"cyst": ["A cyst."], "mri/stone": ["A stone."]})
     told = judge(own, findings(tmp_path), "--prompts", mine).said.mistake

@@ -116,21 +116,24 @@ def of_prompts(labels: Labels, prompts: Prompts) -> list[str]:
         ]
     told = []
     for (source, modality), counts in labels.items():
-        missing = {label: count for label, count in counts.items() if ((source, modality), label) not in listed}
+        missing = {label: count for label, count in sorted(counts.items()) if ((source, modality), label) not in listed}
         if missing:
             where = "/".join(part for part in (source, modality) if part)
             lacking = ", ".join(
                 f"{label!r} ({count} {'image' if count == 1 else 'images'})" for label, count in missing.items()
             )
-            rest = _some(sorted(set(counts) - set(missing)))
-            told.append(f"{named} lack classes of {where}: {lacking}. {_becomes(prompts, rest)}")
+            rest = sorted(set(counts) - set(missing))
+            few = len(rest) < 2 and not prompts.can_word(NO_FINDING, modality, source)
+            told.append(f"{named} lack classes of {where}: {lacking}. {_becomes(prompts, rest, few=few)}")
     return told
 
 
-def _becomes(prompts: Prompts, rest: str = "") -> str:
+def _becomes(prompts: Prompts, rest: Sequence[str] = (), *, few: bool = False) -> str:
     if prompts.templates:
         return "General sentences stand in for what isn’t listed"
-    return f"They are left out, and chance counts the remaining classes only{f' ({rest})' if rest else ''}"
+    if few:
+        return "Too few are left to tell apart: its images aren’t judged"
+    return f"They are left out, and chance counts the remaining classes only{f' ({_some(rest)})' if rest else ''}"
 
 
 def _untrained(labels: Labels, trained: TrainedOn) -> list[str]:

@@ -22,7 +22,7 @@ def worded_sets(evidence: Evidence, prompts: Prompts, *, fewest: int) -> tuple[l
         The classes; and of each data set that lost some, which, with how many images show each.
 
     Raises:
-        ConfigError: If none is left that can be worded.
+        ConfigError: If nothing is left to tell apart.
     """
     every = class_sets(evidence, fewest=fewest)
     kept, lost = [], []
@@ -34,9 +34,9 @@ def worded_sets(evidence: Evidence, prompts: Prompts, *, fewest: int) -> tuple[l
             shown = labels_of(evidence, own.rows)
             counts = {name: sum(name in (of or (NO_FINDING,)) for of in shown) for name in missing}
             lost.append({"source": own.source, "modality": own.modality, "classes": counts})
-    if lost and not any(own.names or own.findings for own in kept):
-        first = next(own for own in every if own.names)
-        prompts.check(first.names, first.modality, first.source)
+    if lost and not any(len(own.names) > 1 or own.findings for own in kept):
+        first = next(own for own in every if len(own.names) > 1 or own.findings)
+        prompts.check((*first.names, NO_FINDING), first.modality, first.source)
     return kept, lost
 
 
