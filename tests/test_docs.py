@@ -44,8 +44,8 @@ MAP = re.compile(r"(?<=<!-- map -->\n).*?(?=<!-- /map -->)", re.S)
 # In the order of imports, each package as a whole.
 ORDER = "errors types modalities layers folder config data encoders experts model objectives optim checkpoint"
 ORDER += (
-    " metrics rundir tasks describe build adapters predictor evaluate embed benchmarks train recipes doctor progress"
-    " report summary ablation cli"
+    " metrics rundir leaks tasks describe build adapters predictor evaluate embed doubts benchmarks"
+    " train recipes doctor progress report summary ablation cli"
     " __main__"
 )
 

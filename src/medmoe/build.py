@@ -164,11 +164,17 @@ def load_model(path: Path | str) -> MedVLM:
     model = build_model(config, ReportTokenizer.load(folder))
     saved = read_json(folder / PREPROCESS)
     try:
-        preprocess_of(saved)  # rejects what this version can't do
+        size = preprocess_of(saved).size  # rejects what this version can't do
     except ConfigError as error:
         what = f"{error.where}: {error.what}"
         remedy = error.remedy or "use the release that wrote it, or save the model again"
         raise ModelError(what, where=str(folder / PREPROCESS), remedy=remedy) from None
+    if size != config.vision.image_size:
+        raise ModelError(
+            f"images of {size} pixels, but the image_size of {CONFIG} is {config.vision.image_size}",
+            where=str(folder / PREPROCESS),
+            remedy="restore the file that was edited, or save the model again",
+        )
     put_weights(model, read_weights(folder / WEIGHTS), where=str(folder / WEIGHTS), remedy="save the model again")
     assert model.assets is not None
     model.assets = Assets(config=model.assets.config, preprocess=saved, tokenizer=model.assets.tokenizer)
@@ -243,9 +249,16 @@ def build_tokenizer(config: TextConfig, reports: Sequence[str], *, folder: Path 
 
 
 def build_loader(
-    source: Source, model: MedVLM, config: RunConfig, *, train: bool, start: int = 0, quarantine: Path | None = None
+    source: Source,
+    model: MedVLM,
+    config: RunConfig,
+    *,
+    train: bool,
+    start: int = 0,
+    quarantine: Path | None = None,
+    foreign: bool = False,
 ) -> Loader:
-    """Build the loader that feeds a model from a source."""
+    """Build the loader that feeds a model from a source; `foreign` admits modalities that the model lacks."""
     assert model.assets is not None
     data = config.data
     augment = Augment(strength=data.augment, flip=data.flip) if train and data.augment > 0 else None
@@ -268,6 +281,7 @@ def build_loader(
         start=start,
         on_bad_sample=data.on_bad_sample,
         quarantine=quarantine,
+        foreign=foreign,
     )
 
 

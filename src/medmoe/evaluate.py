@@ -11,11 +11,13 @@ from medmoe import adapters
 from medmoe.adapters import Adapter
 from medmoe.build import build_loader, build_model, tokenizer_of
 from medmoe.config import DataConfig, ModelConfig, RunConfig, parse
+from medmoe.data.collate import unknown_modality
 from medmoe.data.sources.base import ChangedSource, Source
 from medmoe.errors import ConfigError
 from medmoe.model import MedVLM
 from medmoe.tasks import Change, Evidence, Task, collect, evaluate_all, make_context
 from medmoe.tasks.features import Fingerprint, load_evidence, of_samples, of_weights, save_evidence
+from medmoe.tasks.foreign import is_foreign, without_foreign
 from medmoe.tasks.outcomes import add_items, outcomes_of
 
 
@@ -30,6 +32,7 @@ def gather(
     candidate_experts: bool = False,
     controls: bool = False,
     cache: Path | None = None,
+    foreign: bool = False,
 ) -> Evidence:
     """Run a model over every sample of a source, in order; see `medmoe.tasks.collect`.
 
@@ -45,9 +48,11 @@ def gather(
         cache: Folder to keep what the model said in. The file's name and content bear the fingerprint of the model,
             its preprocessing, the samples and the options, so that another model's is never taken; batch size and
             device aren't part of it. Not for adapters.
+        foreign: Whether images of modalities that the model lacks are admitted, as what a gate should turn away.
 
     Raises:
-        UserError: If a setting isn't allowed, or an image is bad and `on_bad_sample` is `raise`.
+        UserError: If a setting isn't allowed, an image is bad and `on_bad_sample` is `raise`, or an image is of a
+            modality that the model lacks and `foreign` is off.
     """
     if isinstance(model, Adapter):
         if cache is not None:
@@ -69,12 +74,21 @@ def gather(
         made_from = fingerprint(model, source, options)
         path = cache / made_from.file_name()
         if path.is_file():
-            return load_evidence(path, made_from)
-    loader = build_loader(source, model, RunConfig(recipe="eval", data=data), train=False)
+            return _admitted(load_evidence(path, made_from), foreign=foreign)
+    loader = build_loader(source, model, RunConfig(recipe="eval", data=data), train=False, foreign=foreign)
     fresh = untrained(model).to(device) if controls else None
     evidence = collect(model, loader, device, candidate_experts=candidate_experts, controls=controls, untrained=fresh)
     if made_from is not None and path is not None:
         save_evidence(path, evidence, made_from)
+    return evidence
+
+
+def _admitted(evidence: Evidence, *, foreign: bool) -> Evidence:
+    """Refuse kept evidence with images of modalities that the model lacks, as the loader would have."""
+    strange = (sample for sample in evidence.samples if is_foreign(sample.modality, evidence.modalities))
+    first = None if foreign else next(strange, None)
+    if first is not None:
+        raise unknown_modality(first, evidence.modalities)
     return evidence
 
 
@@ -87,6 +101,11 @@ def fingerprint(model: MedVLM, source: Source, options: str = "") -> Fingerprint
         data=of_samples(source),
         options=options,
     )
+
+
+def data_fingerprint(source: Source) -> str:
+    """Give the fingerprint of samples, so that two results can be told to be of the same; see `features.of_samples`."""
+    return of_samples(source)
 
 
 def untrained(model: MedVLM, *, seed: int = 0) -> MedVLM:
@@ -131,17 +150,25 @@ def evaluate(
     tokenizer = model.tokenizer if isinstance(model, Adapter) else tokenizer_of(model)
     context = make_context(model, tokenizer, device=next(model.parameters()).device, seed=seed, resamples=resamples)
     results = evaluate_all(evidence, replace(context, fit=fit, tune=tune, again=again), tasks, ready=ready)
+    known = without_foreign(evidence)
     if items:
-        add_items(results, outcomes_of(evidence, context))
+        add_items(results, outcomes_of(known, context) if len(known) else {})
     return results
 
 
 def anew(
-    model: MedVLM | Adapter, source: Source, *, batch_size: int = 64, workers: int = 0, device: str = "cpu"
+    model: MedVLM | Adapter,
+    source: Source,
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: str = "cpu",
+    foreign: bool = False,
 ) -> Callable[[Change], Evidence]:
     """Give what runs a model over a source again with every sample changed, as `gather` ran it before."""
 
     def again(change: Change) -> Evidence:
-        return gather(model, ChangedSource(source, change), batch_size=batch_size, workers=workers, device=device)
+        changed = ChangedSource(source, change)
+        return gather(model, changed, batch_size=batch_size, workers=workers, device=device, foreign=foreign)
 
     return again

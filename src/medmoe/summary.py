@@ -105,6 +105,7 @@ def write_run_report(run: Path, *, results: dict[str, Any] | None = None, galler
 def summary(name: str, history: Sequence[dict[str, Any]], results: dict[str, Any] | None) -> str:
     """Word a run in a few lines of Markdown: last losses, headline figures beside their controls."""
     lines = [f"# Run {name}", ""]
+    lines += [f"**Warning:** {told}\n" for told in ((results or {}).get("about", {}).get("warnings") or [])]
     for kind in ("train", "val"):
         rows = [row for row in history if row["kind"] == kind]
         if rows:

@@ -23,6 +23,7 @@ from medmoe.data.sources.base import Source
 from medmoe.encoders.pretrained import LoadReport, freeze
 from medmoe.errors import UserError
 from medmoe.folder import find_folder
+from medmoe.leaks import remember
 from medmoe.model import MedVLM
 from medmoe.objectives import total_loss
 from medmoe.objectives.routing import routing_statistics
@@ -139,6 +140,7 @@ def prepare(
         if saved and saved.average:
             state.average.weights = {name: value.to(device) for name, value in saved.average.items()}
     run.begin(config, None if saved else loads)
+    remember(run.path, train, init=init)
     return state, config
 
 

@@ -258,9 +258,19 @@ def own_prompts(folder: Path, findings: dict[str, list[str]], **more: object) ->
     return ZeroShot(prompts=load_prompts(path))
 
 
-def test_a_prompt_file_with_a_class_missing_stops_with_its_name(tmp_path: Path) -> None:
-    task = own_prompts(tmp_path, {"nodule": ["a nodule"], "no_finding": ["nothing"]})
-    with pytest.raises(ConfigError, match=r"own\.json: no wordings for consolidation, pneumothorax of made / xray"):
+def test_a_class_that_prompts_lack_is_left_out_and_chance_counts_the_others(tmp_path: Path) -> None:
+    task = own_prompts(tmp_path, {name: [name] for name in NAMES if name != "nodule"})
+    result = task.evaluate(of_labels(list(three())), context())
+    assert result.details["without_prompts"] == [{"source": "made", "modality": "xray", "classes": {"nodule": 8}}]
+    (group,) = result.details["groups"]
+    assert list(group["classes"]) == ["consolidation", "pneumothorax"]
+    assert result.metrics["balanced_accuracy"].n == 16
+    assert result.metrics["balanced_accuracy"].controls["chance"] == 0.5
+
+
+def test_a_prompt_file_that_leaves_nothing_to_tell_apart_stops_with_what_is_missing(tmp_path: Path) -> None:
+    task = own_prompts(tmp_path, {"nodule": ["a nodule"]})
+    with pytest.raises(ConfigError, match=r"own\.json: no wordings for consolidation, pneumothorax, no_finding of"):
         task.evaluate(of_labels(list(three())), context())
 
 

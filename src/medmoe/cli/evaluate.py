@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +28,7 @@ from medmoe.errors import ConfigError, unknown
 if TYPE_CHECKING:
     from medmoe.data.sources.base import Source
     from medmoe.tasks import Evidence
+    from medmoe.tasks.prompts import Prompts
 
 DEFAULT_TASKS = ("routing", "zeroshot_retrieval", "zeroshot_classification", "grounding")
 
@@ -67,6 +69,9 @@ def evaluate_command(
     candidate_experts: Annotated[
         bool, typer.Option(help="Score each candidate report through its own text's expert: K more passes.")
     ] = False,
+    foreign: Annotated[
+        bool, typer.Option("--foreign", help="Admit modalities the model lacks, to the gate only; with ood always.")
+    ] = False,
     on_bad_sample: BadSample = "raise",
     device: Device = "cpu",
     column: Columns = [],  # noqa: B006
@@ -82,13 +87,14 @@ def evaluate_command(
         _on_benchmark(model, benchmark, root, prompts, {**how, "seed": seed, "resamples": resamples}, json_to)
         return
     assert data is not None
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
     asked = _Asked(
         model=model,
         data=data,
         splits={"split": split, "fit_split": fit_split, "tune_split": tune_split},
-        tasks=[name.strip() for name in tasks.split(",") if name.strip()],
+        tasks=names,
         prompts=prompts,
-        seen={**how, "on_bad_sample": on_bad_sample, "cache": cache},
+        seen={**how, "on_bad_sample": on_bad_sample, "cache": cache, "foreign": foreign or "ood" in names},
         columns=pairs_of(column, "--column"),
         options={"seed": seed, "resamples": resamples, "candidate_experts": candidate_experts},
         items=items,
@@ -124,13 +130,14 @@ class _Asked:
 
 
 def _on_data(asked: _Asked, json_to: str | None) -> None:
-    from medmoe.evaluate import anew, evaluate, gather
+    from medmoe.doubts import doubts
+    from medmoe.evaluate import anew, data_fingerprint, evaluate, gather
     from medmoe.tasks import TASKS
 
     for name in asked.tasks or [""]:
         if name not in TASKS:
             raise ConfigError(unknown("task", name, TASKS), where="--tasks")
-    ready = _with_prompts(asked.prompts)
+    own = _own_prompts(asked.prompts)
     loaded = _load(asked.model, asked.seen["device"])
     skip_bad, controls = asked.seen["on_bad_sample"] == "skip", "linear_probe" in asked.tasks
 
@@ -141,9 +148,11 @@ def _on_data(asked: _Asked, json_to: str | None) -> None:
         return gather(loaded, found, controls=controls, **asked.seen)
 
     source = open_data(asked.data, asked.splits["split"], asked.columns, skip_bad=skip_bad)
+    doubtful = doubts(asked.model, loaded, source, asked.tasks, prompts=own)
+    _warn(doubtful.warnings, json_to)
     every = asked.options["candidate_experts"]
     evidence = gather(loaded, source, candidate_experts=every, controls=controls, **asked.seen)
-    plain = {name: asked.seen[name] for name in ("batch_size", "workers", "device")}
+    plain = {name: asked.seen[name] for name in ("batch_size", "workers", "device", "foreign")}
     results = evaluate(
         loaded,
         evidence,
@@ -151,21 +160,35 @@ def _on_data(asked: _Asked, json_to: str | None) -> None:
         fit=seen(asked.splits["fit_split"]),
         tune=seen(asked.splits["tune_split"]),
         again=anew(loaded, source, **plain) if len(evidence) == len(source) else None,
-        ready=ready,
+        ready=_with_prompts(own),
         items=asked.items,
         seed=asked.options["seed"],
         resamples=asked.options["resamples"],
     )
-    results["about"] = {
+    if doubtful.audit:
+        results["details"]["audit"] = doubtful.audit
+    about = {
+        "warnings": doubtful.warnings,
         **_made_by(asked.model, loaded),
         "data": asked.data,
+        "data_fingerprint": data_fingerprint(source),
+        "leak_check": doubtful.leak_check,
         **asked.splits,
         "images": len(evidence),
         "skipped": len(source) - len(evidence),
         **asked.options,
         "prompts": None if asked.prompts is None else str(asked.prompts),
     }
-    _tell(asked, results, loaded, source, json_to)
+    _tell(asked, {"about": about, **results}, loaded, source, json_to)
+
+
+def _warn(warnings: Sequence[str], json_to: str | None) -> None:
+    """Print warnings before everything else; beside JSON on standard output they go to standard error."""
+    for warning in warnings:
+        if json_to == "-":
+            typer.echo(f"warning: {warning}", err=True)
+        else:
+            say(f"warning: {warning}")
 
 
 def _tell(asked: _Asked, results: dict[str, Any], loaded: Any, source: Source, json_to: str | None) -> None:
@@ -189,11 +212,14 @@ def _on_benchmark(
 ) -> None:
     """Fill a paper's table from the data sets under a folder."""
     from medmoe.benchmarks import judge_of, load_suite, remarks, run_benchmark, table
+    from medmoe.doubts import of_preprocessing
 
     suite = load_suite(name)
     if root is None:
         raise ConfigError("--benchmark needs the folder of its data sets", where="--root", remedy="add --root FOLDER")
     aloud, loaded = json_to != "-", _load(model, how["device"])
+    told = of_preprocessing(loaded)
+    _warn(told, json_to)
 
     def tell(line: str) -> None:
         if aloud:
@@ -208,7 +234,8 @@ def _on_benchmark(
         console.print(shown)
         for line in remarks(found):
             say(line)
-    write_json({"benchmark": found, "about": {**_made_by(model, loaded), "root": str(root)}}, json_to)
+    about = {"warnings": told, **_made_by(model, loaded), "root": str(root)}
+    write_json({"about": about, "benchmark": found}, json_to)
 
 
 def _load(path: Path, device: str) -> Any:
@@ -219,30 +246,36 @@ def _load(path: Path, device: str) -> Any:
     return (open_adapter(path) if is_foreign(path) else load_model(path)).to(device)
 
 
-def _with_prompts(path: Path | None) -> dict[str, Any] | None:
+def _own_prompts(path: Path | None) -> Prompts | None:
+    from medmoe.tasks.prompts import load_prompts
+
+    return None if path is None else load_prompts(path)
+
+
+def _with_prompts(own: Prompts | None) -> dict[str, Any] | None:
     """Make the tasks that read prompts read a user's own."""
     from medmoe.tasks.few_shot import FewShot
-    from medmoe.tasks.prompts import load_prompts
     from medmoe.tasks.zero_shot import ZeroShot
 
-    if path is None:
+    if own is None:
         return None
-    own = load_prompts(path)
     return {task.name: task for task in (ZeroShot(prompts=own), FewShot(prompts=own))}
 
 
 def _made_by(path: Path, model: Any) -> dict[str, Any]:
     """Say what made a result: the command, the model and its preprocessing, versions, commit and machine."""
+    from medmoe.build import preprocess_of
     from medmoe.model import MedVLM
     from medmoe.rundir import command_line, git_commit, machine, versions
 
     ours = isinstance(model, MedVLM)
-    prepared = model.assets.preprocess if ours else model.about()
+    prepared = {} if ours else model.about()
+    pixels = preprocess_of(model.assets.preprocess).fingerprint() if ours else prepared.get("fingerprint")
     return {
         "command": command_line(),
         "model": str(path),
         **({} if ours else {"adapter": prepared}),
-        "preprocess_fingerprint": prepared.get("fingerprint"),
+        "preprocess_fingerprint": pixels,
         "versions": versions(),
         "git_commit": git_commit(),
         "machine": machine(),

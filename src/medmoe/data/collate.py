@@ -23,6 +23,7 @@ def collate(
     *,
     modalities: Sequence[str],
     rng: np.random.Generator | None = None,
+    foreign: bool = False,
 ) -> Batch:
     """Make a batch of B prepared samples.
 
@@ -31,9 +32,11 @@ def collate(
         tokenizer: Tokenizes the reports; None leaves them out.
         modalities: The model's modalities, in its order.
         rng: Draws sentences of long reports, in training.
+        foreign: Whether a modality that isn't one of the model's gets the index -1, as an unknown one does; the sample
+            keeps its name.
 
     Raises:
-        DataError: If a sample's modality isn't one of the model's.
+        DataError: If a sample's modality isn't one of the model's, unless `foreign`.
     """
     samples = [sample for _, sample in items]
     tokens = tokenizer([sample.report for sample in samples], rng=rng) if tokenizer else None
@@ -50,7 +53,7 @@ def collate(
         tokens=tokens,
         has_report=has_report,
         report_id=ids,
-        modality=torch.tensor([_modality_index(sample, modalities) for sample in samples]),
+        modality=torch.tensor([_modality_index(sample, modalities, foreign=foreign) for sample in samples]),
         mask=mask,
         has_mask=has_mask,
         gaze=gaze,
@@ -67,16 +70,21 @@ def _report_id(sample: Sample, place: int, has_report: bool) -> int:
     return number if has_report else -1 - number
 
 
-def _modality_index(sample: Sample, modalities: Sequence[str]) -> int:
-    if sample.modality is None:
+def _modality_index(sample: Sample, modalities: Sequence[str], *, foreign: bool) -> int:
+    if sample.modality is None or (foreign and sample.modality not in modalities):
         return -1
     if sample.modality not in modalities:
-        raise DataError(
-            unknown("modality", sample.modality, modalities),
-            where=sample.key,
-            remedy=f"train with --set 'model.modalities={json.dumps([*modalities, sample.modality])}'",
-        )
+        raise unknown_modality(sample, modalities)
     return list(modalities).index(sample.modality)
+
+
+def unknown_modality(sample: Sample, modalities: Sequence[str]) -> DataError:
+    """Give the error to raise where a sample's modality isn't one of the model's."""
+    return DataError(
+        unknown("modality", str(sample.modality), modalities),
+        where=sample.key,
+        remedy=f"train with --set 'model.modalities={json.dumps([*modalities, sample.modality])}'",
+    )
 
 
 def _stack(maps: Sequence[Any]) -> tuple[Tensor | None, Tensor | None]:

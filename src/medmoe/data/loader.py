@@ -99,10 +99,11 @@ class _Reader(Dataset[_Parcel]):
         augment: Augment | None,
         seed: int,
         skip: bool,
+        foreign: bool,
     ) -> None:
         self.source, self.preprocess, self.tokenizer = source, preprocess, tokenizer
         self.modalities, self.batch_size, self.plan = modalities, batch_size, plan
-        self.augment, self.seed, self.skip = augment, seed, skip
+        self.augment, self.seed, self.skip, self.foreign = augment, seed, skip, foreign
 
     def __getitem__(self, step: int) -> _Parcel:
         bad: list[tuple[str, _Trouble]] = []
@@ -111,7 +112,7 @@ class _Reader(Dataset[_Parcel]):
             if not items:
                 return _Parcel(step, None, tuple(bad))
             rng = None if self.plan is None else np.random.default_rng([self.seed, _SENTENCES, step])
-            batch = collate(items, self.tokenizer, modalities=self.modalities, rng=rng)
+            batch = collate(items, self.tokenizer, modalities=self.modalities, rng=rng, foreign=self.foreign)
             return _Parcel(step, batch, tuple(bad))
         except UserError as error:
             return _Parcel(step, None, tuple(bad), _Trouble.of(error))
@@ -205,6 +206,7 @@ class Loader:
         on_bad_sample: `raise` a bad sample's DataError, or `skip` it: in training the next good sample of the plan
             takes its place, in evaluation it is left out. Both are counted in `skipped`.
         quarantine: A file that gets one JSON line (key, reason, step) for each sample skipped.
+        foreign: Whether samples of modalities that the model lacks are admitted, in evaluation only.
 
     Attributes:
         waited: Seconds the caller has waited for batches so far.
@@ -233,10 +235,13 @@ class Loader:
         start: int = 0,
         on_bad_sample: str = "raise",
         quarantine: Path | None = None,
+        foreign: bool = False,
     ) -> None:
         _check(source, batch_size, seed, workers, on_bad_sample)
         if augment is not None and not train:
             raise ConfigError("augmentation is for training only", where="augment", remedy="leave it out")
+        if foreign and train:
+            raise ConfigError("foreign modalities are for evaluation only", where="foreign", remedy="leave it out")
         plan, count = None, len(source)
         if train:
             uses = batching == "within" or balance > 0
@@ -259,6 +264,7 @@ class Loader:
             augment=augment,
             seed=seed,
             skip=on_bad_sample == "skip",
+            foreign=foreign,
         )
         self._steps = _Steps(start, None) if train else _Steps(0, -(-count // batch_size))
         self._settings = {"samples": count, "batch_size": batch_size, "train": train, "batching": batching}

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from medmoe.folder import write_text_atomically
+from medmoe.report.checks import warnings
 from medmoe.report.curves import curves, last
-from medmoe.report.document import Section, document
+from medmoe.report.document import Section, document, warned
 from medmoe.report.gallery import GalleryItem, heatmaps
 from medmoe.report.markup import DASH, Html, join, number, tag
 from medmoe.report.results import bars, confusions, headlines, tables
@@ -61,7 +62,16 @@ def page(
 ) -> str:
     """Build the page's text from the arguments of `write_report`."""
     sections = [Section(*section) for section in _sections(history, results or {}, items, about)]
-    return document(title, _in_short(history, results or {}), sections)
+    return document(title, _in_short(history, results or {}), sections, first=_box(title, results, about))
+
+
+def _box(title: str, results: Mapping[str, Any] | None, about: Mapping[str, Any]) -> Html | None:
+    """Write what makes the evaluation doubtful; None where there is none or nothing was found."""
+    if results is None:
+        return None
+    parts = {key: results.get(key, {}) for key in ("tasks", "details", "about")}
+    found = warnings([Run(title, Path(), **parts, made=about)])
+    return warned([said[:1].upper() + said[1:] for said in found]) if found else None
 
 
 def _sections(
@@ -108,6 +118,8 @@ def _in_short(history: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) 
 def _facts(about: Mapping[str, Any], above: str = "") -> Iterator[Html]:
     """Write facts as terms and descriptions; a nested mapping's short values share one line."""
     for key, value in about.items():
+        if key == "warnings":  # stand before everything else
+            continue
         name = f"{above}{key.replace('_', ' ')}"
         if isinstance(value, Mapping) and any(isinstance(inner, Mapping) for inner in value.values()):
             yield from _facts(value, f"{name}: ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from medmoe.report.details import audit, leaks, missing_prompts
 from medmoe.report.differences import obstacles
@@ -60,25 +61,36 @@ def _greyed(name: str, run: Run, minimum: int) -> str:
 
 
 def _of_one(run: Run) -> Iterator[str]:
-    given = run.about.get("warnings") or []
-    yield from map(str, given if isinstance(given, list) else [given])
-    yield from _shared(run)
+    found = run.about.get("warnings") or []
+    given = [str(said) for said in (found if isinstance(found, list) else [found])]
+    looked = (
+        "leak_check" in run.about
+    )  # the evaluation looked for leaks and prompts itself, and said so in its warnings
+    yield from given
+    if not (looked and audit(run.details)):
+        yield from _shared(run)
     evaluated = run.about.get("preprocess_fingerprint")
-    if run.preprocess and evaluated and run.preprocess != evaluated:
+    if run.preprocess and evaluated and run.preprocess != evaluated and not any(evaluated in said for said in given):
         yield f"judged with other preprocessing ({evaluated}) than the run’s model declares ({run.preprocess})."
     for task in run.details:
         lacking = missing_prompts(run.of(task))
-        if lacking:
+        if lacking and not looked:
             yield f"the prompts have no wording for {_list(lacking)}; general sentences stood in."
-    outside = run.of("routing").get("outside")
-    if isinstance(outside, Mapping) and outside:
+    outside = _outside(run)
+    if outside:
         counts = _list([f"{name} ({count} images)" for name, count in outside.items()])
-        yield f"modalities that the model doesn’t know: {counts}; routing leaves them out."
+        yield f"modalities that the model doesn’t know: {counts}; but for the gate (ood), figures leave them out."
     skipped = finite(run.about.get("skipped"))
     if skipped:
         yield f"{skipped:,.0f} bad samples were skipped; {finite(run.about.get('images')) or 0:,.0f} were judged."
     if not any(run.tasks.values()):
         yield "no figure was computed."
+
+
+def _outside(run: Run) -> Mapping[str, Any]:
+    """Give how many images are of each modality that the model lacks, as routing or else another task counted them."""
+    counted = [run.of("routing").get("outside"), *(run.of(task).get("foreign") for task in run.details)]
+    return next((found for found in counted if isinstance(found, Mapping) and found), {})
 
 
 def _shared(run: Run) -> Iterator[str]:

@@ -44,6 +44,13 @@ def document(title: str, lead: str, sections: Sequence[Section], *, first: Html 
     return "<!doctype html>\n" + tag("html", head, body, lang="en") + "\n"
 
 
+def warned(found: Sequence[str]) -> Html:
+    """Write warnings as the box that stands before everything else."""
+    count = "1 warning" if len(found) == 1 else f"{len(found)} warnings"
+    listed = [tag("li", said) for said in found]
+    return tag("div", tag("b", count), tag("ul", *listed), class_="warnings", role="note")
+
+
 def _section(section: Section) -> Html:
     under = tag("p", section.lead, class_="lead") if section.lead else None
     return tag("section", tag("h2", section.heading), under, section.content, id=section.anchor)

@@ -12,7 +12,7 @@ from medmoe.report.background import facts, gaps, leak_audit, origins, prompts
 from medmoe.report.charts import Series, line_chart
 from medmoe.report.checks import notes, warnings
 from medmoe.report.curves import curves
-from medmoe.report.document import Section, document
+from medmoe.report.document import Section, document, warned
 from medmoe.report.figures import MINIMUM
 from medmoe.report.flows import flows, usage
 from medmoe.report.gallery import GalleryItem, best_and_worst
@@ -153,9 +153,7 @@ def _box(runs: Sequence[Run], minimum: int) -> Html:
     found, noted = warnings(runs), notes(runs, minimum=minimum)
     parts: list[Html | None] = []
     if found:
-        count = "1 warning" if len(found) == 1 else f"{len(found)} warnings"
-        listed = [tag("li", said[:1].upper() + said[1:] if len(runs) == 1 else said) for said in found]
-        parts.append(tag("div", tag("b", count), tag("ul", *listed), class_="warnings", role="note"))
+        parts.append(warned([said[:1].upper() + said[1:] if len(runs) == 1 else said for said in found]))
     else:
         parts.append(tag("p", "No warning from what was checked.", class_="note"))
     if noted:

@@ -291,23 +291,34 @@ def evaluate_all(
         names: Names of `medmoe.tasks.TASKS`, or of `ready`.
         ready: Tasks with settings of their own (other prompts, fewer corruptions), by name.
 
+    Images of modalities that the model lacks are shown to tasks that see foreign ones only; of the others, the details
+    count them as `foreign`.
+
     Returns:
         `{"tasks": {TASK: {METRIC: {"value", "low", "high", "n", "controls"}}}, "details": {TASK: {…}}}`.
 
     Raises:
         ConfigError: If a name is unknown; nothing has run then.
     """
-    from medmoe.tasks import TASKS  # the table's rows import this file
+    from medmoe.tasks import TASKS, foreign  # these import this file
 
     own = dict(ready or {})
     for name in names:
         if name not in own and name not in TASKS:
             raise ConfigError(unknown("task", name, {**TASKS, **own}), where="--tasks")
     results: dict[str, Any] = {"tasks": {}, "details": {}}
+    known, strange = foreign.without_foreign(evidence), foreign.count_foreign(evidence)
+    seeing, others = foreign.fit_and_tune_known(context), foreign.without_foreign_in(context)
     for name in names:
-        result = (own[name] if name in own else TASKS[name]()).evaluate(evidence, context)
+        task = own[name] if name in own else TASKS[name]()
+        if getattr(task, "sees_foreign", False) or not strange:
+            result = task.evaluate(evidence, seeing)
+        elif len(known):
+            result = task.evaluate(known, others)
+        else:
+            result = skipped("every image is of a modality that the model lacks")
         results["tasks"][name] = {metric: figure.to_json() for metric, figure in result.metrics.items()}
-        results["details"][name] = result.details
+        results["details"][name] = {**result.details, **({"foreign": strange} if strange else {})}
     return results
 
 

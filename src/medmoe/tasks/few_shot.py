@@ -12,12 +12,12 @@ import torch
 
 from medmoe.metrics import Floats, Ints, Resampler, balanced_accuracy, decide
 from medmoe.tasks.base import Context, Evidence, TaskResult, skipped
-from medmoe.tasks.classes import Classes, class_sets, named
+from medmoe.tasks.classes import Classes, named
 from medmoe.tasks.figures import Figure, metrics
 from medmoe.tasks.prompts import Prompts, load_prompts
 from medmoe.tasks.scoring import Statistic, accurate, balanced, gain, mean_over
 from medmoe.tasks.splits import Material, check_apart, material, shots
-from medmoe.tasks.wordings import class_embeddings
+from medmoe.tasks.wordings import class_embeddings, worded_sets
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,15 @@ class FewShot:
 
     def evaluate(self, evidence: Evidence, context: Context) -> TaskResult:
         """Judge the adapter."""
-        usable = [own for own in class_sets(evidence, fewest=self.fewest) if len(own.names) > 1]
+        every, lost = worded_sets(evidence, self.prompts, fewest=self.fewest)
+        usable = [own for own in every if len(own.names) > 1]
         if not usable:
             return skipped("no data set has two classes with enough images")
         if context.fit is None:
             return skipped("no training split was given to take examples from")
         check_apart(evidence, context)
         by_modality: dict[str, dict[str, dict[str, Figure]]] = {}
-        details: dict[str, Any] = {"prompts": self.prompts.fingerprint, "seeds": self.seeds}
+        details: dict[str, Any] = {"prompts": self.prompts.fingerprint, "without_prompts": lost, "seeds": self.seeds}
         details |= {"alphas": list(self.alphas), "betas": list(self.betas), "groups": [], "left_out": []}
         for stream, own in enumerate(usable):
             seed = [context.seed, 30_000 + stream]

@@ -99,6 +99,7 @@ class OutOfDistribution:
     """
 
     name: ClassVar[str] = "ood"
+    sees_foreign: ClassVar[bool] = True
     pictures: tuple[str, ...] = tuple(PICTURES)
     accept: float = 0.95
 

@@ -72,6 +72,17 @@ class Prompts:
         """Tell whether a finding is listed, or templates can word it."""
         return bool(self.templates) or self._key(label, modality, source) is not None
 
+    def known(self, modality: str | None = None, source: str | None = None) -> list[str]:
+        """Name the findings that are listed for a modality and a data set, or for any."""
+        own = f"{source.lower()}:" if source else ""
+        names = (key.removeprefix(own) if own else key for key in self.findings)
+        scoped = (name.rpartition("/") for name in names if ":" not in name)
+        return sorted({label for of, _, label in scoped if of in ("", modality)})
+
+    def lists(self, label: str, modality: str | None = None, source: str | None = None) -> bool:
+        """Tell whether a finding is listed, so that no template has to word it."""
+        return self._key(label, modality, source) is not None
+
     def check(self, labels: Iterable[str], modality: str | None = None, source: str | None = None) -> None:
         """Make sure that all of these findings can be worded.
 

@@ -20,6 +20,7 @@ from medmoe.tasks.prompts import NO_FINDING
 class Routing:
     """Accuracy of the image and text routers against the modality, their agreement, and what each expert is used for.
 
+    Images of modalities that the model lacks count as `outside`, and nowhere else but in what the experts are used for.
     Figures without a suffix are pooled over the images whose modality is known and the model's; `/MODALITY`
     is the share of that modality's images (its recall). The text router and the agreement count images with a report.
     Where two routers choose independently of each other, each with its own load, they agree by the control
@@ -39,6 +40,7 @@ class Routing:
     """
 
     name: ClassVar[str] = "routing"
+    sees_foreign: ClassVar[bool] = True
     fewest: int = 10
     most: int = 200
 

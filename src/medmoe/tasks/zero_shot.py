@@ -25,7 +25,7 @@ from medmoe.tasks.scoring import (
 )
 from medmoe.tasks.similarity import local_similarity
 from medmoe.tasks.splits import check_apart, examples
-from medmoe.tasks.wordings import encode_wordings, ensembles
+from medmoe.tasks.wordings import encode_wordings, ensembles, worded_sets
 
 __all__ = ["Classes", "ZeroShot", "class_sets", "ensembles", "prompt_prior"]
 
@@ -46,6 +46,8 @@ class ZeroShot:
     the mean over the modality's data sets (`NAME/MODALITY/SOURCE` where there are several), `NAME` the mean over
     modalities.
 
+    A class that the prompts can't word is left out, and named in the details: chance counts the others.
+
     Controls: chance, the commonest class, shuffled labels, and `prompt_prior`, the one class that the mean of the
     images is most like and so the prompts favour whatever is shown.
 
@@ -62,10 +64,11 @@ class ZeroShot:
 
     def evaluate(self, evidence: Evidence, context: Context) -> TaskResult:
         """Judge zero-shot classification."""
-        every = class_sets(evidence, fewest=self.fewest)
+        every, lost = worded_sets(evidence, self.prompts, fewest=self.fewest)
         usable = [own for own in every if len(own.names) > 1 or own.findings]
         details: dict[str, Any] = {
             "prompts": self.prompts.fingerprint,
+            "without_prompts": lost,
             "left_out": [
                 {"source": own.source, "modality": own.modality, "images": len(own.rows)}
                 for own in every

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from medmoe.data.sources.base import Source
+from medmoe.data.sources.base import Source, content_of
 from medmoe.data.sources.manifest import ManifestSource
 from medmoe.data.sources.manifest_table import find_manifest
 from medmoe.data.sources.phantom import PhantomSource
@@ -50,6 +50,10 @@ class ConcatSource:
         """Give what is known of a sample without reading pixels."""
         source, inner = self._find(index)
         return source.facts(inner)
+
+    def content(self, index: int) -> bytes:
+        """Give what tells one image from another."""
+        return content_of(*self._find(index))
 
     def _find(self, index: int) -> tuple[Source, int]:
         """Find the source of a sample and its index there."""

@@ -128,6 +128,14 @@ class ManifestSource:
             size = self._stated_size(index) or self._read(index, "image", image_size)
         return self._facts(index, size)
 
+    def content(self, index: int) -> bytes:
+        """Give the bytes of the image file, which tell one image from another.
+
+        Raises:
+            DataError: If the file can't be read.
+        """
+        return bytes(self._read(index, "image", _bytes_of))
+
     def where(self, index: int) -> str:
         """Name a sample's place for an error: `file:row`."""
         return f"{self.path}:{self._rows[_within(index, len(self))] + 1}"
@@ -378,6 +386,13 @@ def _box(row: Any, size: tuple[int, int]) -> tuple[str, Box | None]:
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"can't be read: {error.strerror}") from None
 
 
 def _count(table: pa.Table, name: str) -> dict[str, int]:

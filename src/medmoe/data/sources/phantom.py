@@ -108,10 +108,18 @@ class PhantomSource:
         study, patient, _, covers = self._study(index)
         return self._facts(study, patient, covers)
 
+    def content(self, index: int) -> bytes:
+        """Give what the image follows from, which tells one from another without painting it."""
+        patient, number = (int(value) for value in self._rows[index])
+        return f"phantom {self.seed} {patient} {number} {self._modality(patient)} {self.size}".encode()
+
+    def _modality(self, patient: int) -> str:
+        return self.modalities[patient % len(self.modalities)]
+
     def _study(self, index: int) -> tuple[Study, int, Scene, list[Array]]:
         """Decide a study and lay its findings over the pixels."""
         patient, number = (int(value) for value in self._rows[index])
-        study = plan(self.seed, patient, self.modalities[patient % len(self.modalities)], number)
+        study = plan(self.seed, patient, self._modality(patient), number)
         pixels = canvas(self.size)
         scene = Scene(pixels, pixels.frame(study.pose), study.view, stream(self.seed, patient, 10))
         return study, patient, scene, [cover(scene, study.modality, finding) for finding in study.findings]
