@@ -299,6 +299,7 @@ def test_a_smaller_number_of_patients_is_part_of_a_larger_one():
     assert keys[0] < keys[1]
     assert len({few.facts(index).patient for index in range(len(few))}) == 5
     assert few[0].key == few.facts(0).key
+    assert few.content(1) == source.content(few.rows[1])
 
 
 def test_more_patients_than_there_are_is_refused():

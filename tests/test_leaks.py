@@ -50,6 +50,12 @@ def test_a_copy_under_another_patient_is_found_and_one_under_its_own_counts_once
     assert compared(folder, sample(3, "p9"), sample(4, None), sample(3, "p3")) == Overlap(2, 3, 1, 1, 2)
 
 
+def test_of_more_images_than_can_be_read_only_the_patients_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("medmoe.leaks.MOST_IMAGES", 3)
+    found = compared(remembered(tmp_path), sample(3, "p9"), sample(7, "p3"))
+    assert found == Overlap(patients=2, images=2, shared_patients=1, their_images=1, copies=0)
+
+
 def test_one_changed_pixel_is_no_copy(tmp_path: Path):
     image = TRAINED[2].image.copy()
     image[0, 0] ^= 1

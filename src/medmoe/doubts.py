@@ -176,6 +176,8 @@ def _leaks(
         f"{found.shared_patients} of {found.patients} patients and {found.copies} copied images of {found.images} "
         "images were trained on"
     )
+    if not any(record.images for record in trained.records):
+        checked += "; copies of images weren't looked for, since training read too many to keep a record of"
     if trained.unknown:
         checked += f"; what its initial {' and '.join(trained.unknown)} weights were trained on isn’t known"
     return found.warnings(), checked, found.to_json()

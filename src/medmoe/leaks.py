@@ -26,6 +26,9 @@ from medmoe.types import Sample
 
 RECORD = "trained_on.json"
 
+# Reading every image of a larger set only to hash it would hold training up; of those, patients alone are kept.
+MOST_IMAGES = 200_000
+
 _FORM = 1
 _SETS = ("patients", "ids", "images")
 _REMEDY = "delete it to judge without looking for shared patients"
@@ -129,7 +132,8 @@ class Overlap:
 def remember(run: Path, source: Source, *, init: Mapping[str, str] | None = None) -> Path:
     """Write the record of what a run is trained on into its folder.
 
-    A run that goes on adds to what it has. What can't be read is left out: training tells of it.
+    A run that goes on adds to what it has. What can't be read is left out: training tells of it. Of more than
+    `MOST_IMAGES` images only the patients are kept.
 
     Args:
         run: The run folder.
@@ -146,7 +150,7 @@ def remember(run: Path, source: Source, *, init: Mapping[str, str] | None = None
         if sample.patient is not None:
             patients.add(_hash(own.key, "patient", sample.source or "", sample.patient))
             ids.add(_hash(own.key, "id", sample.patient))
-        content = _content(source, index)
+        content = _content(source, index) if len(source) <= MOST_IMAGES else None
         if content is not None:
             images.add(_hash(own.key, "image", content))
     grown = Record(own.key, frozenset(patients), frozenset(ids), frozenset(images), frozenset(labels))
