@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from medmoe.config import DataConfig, ModelConfig, RunConfig, parse
 from medmoe.data.sources.base import ChangedSource, Source
 from medmoe.errors import ConfigError
 from medmoe.model import MedVLM
-from medmoe.tasks import Change, Evidence, Task, collect, evaluate_all, make_context
+from medmoe.tasks import Again, Change, Evidence, Task, collect, evaluate_all, make_context
 from medmoe.tasks.features import Fingerprint, load_evidence, of_samples, of_weights, save_evidence
 from medmoe.tasks.outcomes import add_items, outcomes_of
 
@@ -102,7 +102,7 @@ def evaluate(
     *,
     fit: Evidence | None = None,
     tune: Evidence | None = None,
-    again: Callable[[Change], Evidence] | None = None,
+    again: Again | None = None,
     ready: Mapping[str, Task] | None = None,
     items: bool = False,
     seed: int = 0,
@@ -138,10 +138,11 @@ def evaluate(
 
 def anew(
     model: MedVLM | Adapter, source: Source, *, batch_size: int = 64, workers: int = 0, device: str = "cpu"
-) -> Callable[[Change], Evidence]:
+) -> Again:
     """Give what runs a model over a source again with every sample changed, as `gather` ran it before."""
 
-    def again(change: Change) -> Evidence:
-        return gather(model, ChangedSource(source, change), batch_size=batch_size, workers=workers, device=device)
+    def again(change: Change, *, controls: bool = False) -> Evidence:
+        changed = ChangedSource(source, change)
+        return gather(model, changed, batch_size=batch_size, workers=workers, device=device, controls=controls)
 
     return again
