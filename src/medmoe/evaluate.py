@@ -17,6 +17,7 @@ from medmoe.model import MedVLM
 from medmoe.tasks import Again, Change, Evidence, Task, collect, evaluate_all, make_context
 from medmoe.tasks.features import Fingerprint, load_evidence, of_samples, of_weights, save_evidence
 from medmoe.tasks.outcomes import add_items, outcomes_of
+from medmoe.tasks.zero_shot import ZeroShot
 
 
 def gather(
@@ -132,7 +133,9 @@ def evaluate(
     context = make_context(model, tokenizer, device=next(model.parameters()).device, seed=seed, resamples=resamples)
     results = evaluate_all(evidence, replace(context, fit=fit, tune=tune, again=again), tasks, ready=ready)
     if items:
-        add_items(results, outcomes_of(evidence, context))
+        worded = (ready or {}).get(ZeroShot.name)
+        zero_shot = worded if isinstance(worded, ZeroShot) else None
+        add_items(results, outcomes_of(evidence, context, zero_shot=zero_shot))
     return results
 
 

@@ -15,10 +15,12 @@ from medmoe.cli.common import (
     Device,
     Json,
     check_device,
+    check_least,
     console,
     escape,
     open_data,
     pairs_of,
+    refuse_given,
     say,
     write_json,
 )
@@ -28,10 +30,18 @@ if TYPE_CHECKING:
     from medmoe.data.sources.base import Source
     from medmoe.tasks import Evidence
 
+# Options that only one of the two ways of evaluating reads.
+_OF_DATA = [
+    *("split", "tasks", "fit_split", "tune_split", "cache", "items", "candidate_experts", "on_bad_sample", "column")
+]
+_OF_BENCHMARK = ("root",)
+# Tasks that hold learnt features against those that nobody trained.
+_WITH_CONTROLS = {"linear_probe", "few_shot", "ood"}
 DEFAULT_TASKS = ("routing", "zeroshot_retrieval", "zeroshot_classification", "grounding")
 
 
 def evaluate_command(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="Run folder, saved model, or another library's model folder.")],
     data: Annotated[
         str | None, typer.Option(help="Manifest or folder; several joined with ::.", show_default=False)
@@ -77,6 +87,9 @@ def evaluate_command(
         raise ConfigError(
             "got both or none of --data and --benchmark", where="medmoe eval", remedy="give one of the two"
         )
+    check_least(resamples, 1, "--resamples")
+    check_least(seed, 0, "--seed")
+    refuse_given(context, *((_OF_BENCHMARK, "with --data") if benchmark is None else (_OF_DATA, "with --benchmark")))
     how = {"batch_size": batch_size, "workers": workers, "device": check_device(device)}
     if benchmark is not None:
         _on_benchmark(model, benchmark, root, prompts, {**how, "seed": seed, "resamples": resamples}, json_to)
@@ -126,13 +139,15 @@ class _Asked:
 def _on_data(asked: _Asked, json_to: str | None) -> None:
     from medmoe.evaluate import anew, evaluate, gather
     from medmoe.tasks import TASKS
+    from medmoe.tasks.features import of_samples
 
     for name in asked.tasks or [""]:
         if name not in TASKS:
             raise ConfigError(unknown("task", name, TASKS), where="--tasks")
     ready = _with_prompts(asked.prompts)
     loaded = _load(asked.model, asked.seen["device"])
-    skip_bad, controls = asked.seen["on_bad_sample"] == "skip", "linear_probe" in asked.tasks
+    skip_bad = asked.seen["on_bad_sample"] == "skip"
+    controls = not _WITH_CONTROLS.isdisjoint(asked.tasks)
 
     def seen(split: str | None) -> Evidence | None:
         if split is None:
@@ -164,6 +179,8 @@ def _on_data(asked: _Asked, json_to: str | None) -> None:
         "skipped": len(source) - len(evidence),
         **asked.options,
         "prompts": None if asked.prompts is None else str(asked.prompts),
+        **({"columns": asked.columns} if asked.columns else {}),
+        "data_fingerprint": of_samples(source),
     }
     _tell(asked, results, loaded, source, json_to)
 
@@ -223,12 +240,13 @@ def _with_prompts(path: Path | None) -> dict[str, Any] | None:
     """Make the tasks that read prompts read a user's own."""
     from medmoe.tasks.few_shot import FewShot
     from medmoe.tasks.prompts import load_prompts
+    from medmoe.tasks.robustness import Robustness
     from medmoe.tasks.zero_shot import ZeroShot
 
     if path is None:
         return None
     own = load_prompts(path)
-    return {task.name: task for task in (ZeroShot(prompts=own), FewShot(prompts=own))}
+    return {task.name: task for task in (ZeroShot(prompts=own), FewShot(prompts=own), Robustness(prompts=own))}
 
 
 def _made_by(path: Path, model: Any) -> dict[str, Any]:

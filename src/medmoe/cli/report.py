@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medmoe.cli.common import open_data, say
+from medmoe.cli.common import check_least, open_data, say
 from medmoe.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ def report(
     from medmoe.report import read_runs, write_review
     from medmoe.report.checks import warnings
 
-    for value, option, least in ((heatmaps, "--heatmaps", 0), (minimum, "--minimum", 0), (resamples, "--resamples", 1)):
-        if value < least:
-            raise ConfigError(f"got {value}, allowed: {least} or more", where=option)
+    least = ((heatmaps, 0, "--heatmaps"), (minimum, 0, "--minimum"), (resamples, 1, "--resamples"), (seed, 0, "--seed"))
+    for value, lowest, option in least:
+        check_least(value, lowest, option)
     if out.is_dir() or out.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{out} isn't an HTML file", where="--out", remedy="give a file such as report.html")
     found = read_runs(runs)
