@@ -16,7 +16,9 @@ def warnings(runs: Sequence[Run]) -> list[str]:
 
     The first run is the one that the others are compared with.
     """
-    told, names = [], titles(runs)
+    told = [f"{run.name}: {said}" for run in runs if run.benchmark for said in _of_benchmark(run)]
+    runs = [run for run in runs if not run.benchmark]
+    names = titles(runs) if runs else []
     for name, run in zip(names, runs, strict=True):
         before = f"{name}: " if len(runs) > 1 else ""
         told += [f"{before}{said}" for said in _of_one(run)]
@@ -32,6 +34,9 @@ def notes(runs: Sequence[Run], *, minimum: int = MINIMUM) -> list[str]:
         runs: The runs.
         minimum: Items below which a figure is greyed.
     """
+    runs = [run for run in runs if not run.benchmark]
+    if not runs:
+        return []
     told = [said for name, run in zip(titles(runs), runs, strict=True) if (said := _greyed(name, run, minimum))]
     without = [run.name for run in runs if audit(run.details) is None]
     if without:
@@ -79,6 +84,18 @@ def _of_one(run: Run) -> Iterator[str]:
         yield f"{skipped:,.0f} bad samples were skipped; {finite(run.about.get('images')) or 0:,.0f} were judged."
     if not any(run.tasks.values()):
         yield "no figure was computed."
+
+
+def _of_benchmark(run: Run) -> Iterator[str]:
+    rows = [row for row in run.benchmark["rows"] if row["status"] == "evaluated"]
+    doubtful = [str(row["set"]) for row in rows if row.get("warnings")]
+    if doubtful:
+        yield (
+            f"{len(doubtful)} of {len(rows)} data sets of {run.benchmark['suite']} aren't comparable as they are, "
+            f"or show nothing: {_list(doubtful)}; why stands under the table."
+        )
+    if not rows:
+        yield f"no data set of {run.benchmark['suite']} was on disk."
 
 
 def _shared(run: Run) -> Iterator[str]:
