@@ -18,6 +18,7 @@ from medmoe.adapters.pixels import Frame, Prepare, eight_bit, grey_picture, pict
 from medmoe.adapters.words import Reader
 from medmoe.errors import ConfigError, ModelError
 from medmoe.evaluate import evaluate
+from medmoe.summary import gallery
 from medmoe.tasks import collect, evaluate_all, make_context
 from medmoe.types import Box, Sample, Tokens
 
@@ -179,6 +180,11 @@ def test_items_of_a_model_without_a_router_are_those_of_the_other_tasks() -> Non
     tasks = ["routing", "zeroshot_retrieval", "zeroshot_classification", "grounding"]
     details = evaluate(adapter, evidence, tasks, items=True, resamples=5)["details"]
     assert [task for task in tasks if "items" in details[task]] == ["zeroshot_retrieval", "zeroshot_classification"]
+
+
+def test_without_local_features_there_is_no_heatmap() -> None:
+    with pytest.raises(ModelError, match="kind 'shades' has no local image features"):
+        gallery(shades(), made(2, boxes=True))
 
 
 def test_there_are_no_experts_to_choose() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Column, Table
 
 from medmoe.cli.common import (
@@ -27,6 +28,8 @@ from medmoe.cli.common import (
 from medmoe.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from medmoe.data.sources.base import Source
     from medmoe.tasks import Evidence
 
@@ -218,14 +221,31 @@ def _on_benchmark(
 
     found = run_benchmark(suite, root, judge_of(loaded, **how), prompts=prompts, say=tell)
     if aloud:
-        header, rows = table(found)
-        shown = Table(*(Column(name, overflow="fold") for name in header), title=found["title"], title_justify="left")
-        for row in rows:
-            shown.add_row(*map(escape, row))
-        console.print(shown)
+        _print_table(found["title"], *table(found))
         for line in remarks(found):
             say(line)
     write_json({"benchmark": found, "about": {**_made_by(model, loaded), "root": str(root)}}, json_to)
+
+
+def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a paper's table without breaking its figures: in two parts where the terminal is narrower than it."""
+
+    def part(columns: Sequence[int]) -> Table:
+        shown = Table(*(Column(header[place], no_wrap=True) for place in columns), title=title, title_justify="left")
+        for row in rows:
+            shown.add_row(*(escape(row[place]) for place in columns))
+        return shown
+
+    from medmoe.benchmarks.table import OWN_COLUMNS
+
+    own, others = list(range(len(OWN_COLUMNS))), list(range(len(OWN_COLUMNS), len(header)))
+    whole = part([*own, *others])
+    wide = console.measure(whole, options=console.options.update(width=10_000)).maximum
+    if wide <= console.width or not console.is_terminal:
+        Console(file=console.file, width=max(wide, console.width)).print(whole)
+        return
+    console.print(part(own))
+    console.print(part([0, *others]))
 
 
 def _load(path: Path, device: str) -> Any:
