@@ -306,6 +306,31 @@ def test_a_device_that_is_not_there(run: Path, good: Path, tmp_path: Path):
     assert told == "--device: unknown device 'gpu' (did you mean 'cpu'?); allowed: cpu, cuda, mps"
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--resamples", 0], "--resamples: got 0, allowed: 1 or more"),
+        (["--seed", -1], "--seed: got -1, allowed: 0 or more"),
+        (["--root", "x"], "medmoe eval: --root would do nothing with --data; leave it out"),
+    ],
+)
+def test_options_of_an_evaluation_that_make_no_sense(run: Path, good: Path, options: list[object], said: str):
+    assert medmoe("eval", run, "--data", good, *options).mistake == said
+
+
+def test_options_that_a_benchmark_does_not_read(run: Path, tmp_path: Path):
+    words = ("--tasks", "routing", "--items", "--split", "all", "--on-bad-sample", "skip")
+    told = medmoe("eval", run, "--benchmark", "paper-table1", "--root", tmp_path, *words).mistake
+    assert told == (
+        "medmoe eval: --split, --tasks, --items, --on-bad-sample would do nothing with --benchmark; leave it out"
+    )
+
+
+def test_jobs_and_seeds_of_an_ablation_that_make_no_sense(tmp_path: Path):
+    for option, said in (("--jobs", "got -1, allowed: 0 or more"), ("--seeds", "got -1, allowed: 1 or more")):
+        assert medmoe("ablate", "routing", "--out", tmp_path, option, -1).mistake == f"{option}: {said}"
+
+
 @pytest.mark.parametrize("command", ["eval", "embed"])
 def test_settings_of_the_loader_that_are_not_allowed(run: Path, good: Path, tmp_path: Path, command: str):
     words = [command, run, "--data", good, "--split", "all"]

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from medmoe.evaluate import anew, evaluate, gather
 from medmoe.model import MedVLM
 from medmoe.report.details import items
 from medmoe.tasks.outcomes import FIGURES, folded
+from medmoe.tasks.zero_shot import ZeroShot
 from micro import image_rows, write_manifest
 
 
@@ -81,6 +83,25 @@ def test_a_model_is_run_again_over_changed_images(model: MedVLM):
     differs = (black.image_embed - plain.image_embed).abs().amax(dim=1) > 1e-4
     assert differs.nonzero().flatten().tolist() == [2]
     assert black.samples[2].report == plain.samples[2].report
+
+
+def test_items_are_judged_by_the_prompts_that_the_task_has(model: MedVLM):
+    evidence = gather(model, PhantomSource(120, size=32, seed=2), workers=0)
+    shipped = ZeroShot()
+    worded = {label: tuple(reversed(texts))[:1] for label, texts in shipped.prompts.findings.items()}
+    own = ZeroShot(prompts=replace(shipped.prompts, findings=worded))
+    results = evaluate(model, evidence, [own.name], ready={own.name: own}, items=True, resamples=5)
+    figure = results["tasks"][own.name]["balanced_accuracy"]["value"]
+    kept = items(results["details"][own.name], "balanced_accuracy")
+    assert kept is not None
+    assert kept.groups is not None
+    path = tuple(group.replace("/", "|") for group in kept.groups)
+    assert folded(kept.values, path) == pytest.approx(figure, abs=1e-9)
+    plain = items(
+        evaluate(model, evidence, [own.name], items=True, resamples=5)["details"][own.name], "balanced_accuracy"
+    )
+    assert plain is not None
+    assert not np.array_equal(plain.values, kept.values)
 
 
 def test_outcomes_of_items_fold_to_the_figures_themselves(model: MedVLM):

@@ -297,7 +297,10 @@ def initialise(model: MedVLM, parts: dict[str, str]) -> dict[str, LoadReport]:
     for part, source in parts.items():
         if part not in modules:
             raise ConfigError(unknown("part", part, modules), where="--init")
+        grown = model.experts.grown.clone()
         reports[part] = load_matching(modules[part], find_folder(source) if part == "model" else source)
+        if any(name.startswith("experts.special") for name in reports[part].missing):
+            model.experts.grown.copy_(grown)  # of experts that weren't brought, the saved model can't say it
     return reports
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from medmoe.data.collate import unknown_modality
 from medmoe.data.sources.base import ChangedSource, Source
 from medmoe.errors import ConfigError
 from medmoe.model import MedVLM
-from medmoe.tasks import Change, Evidence, Task, collect, evaluate_all, make_context
+from medmoe.tasks import Again, Change, Evidence, Task, collect, evaluate_all, make_context
 from medmoe.tasks.features import Fingerprint, load_evidence, of_samples, of_weights, save_evidence
 from medmoe.tasks.foreign import is_foreign, without_foreign
 from medmoe.tasks.outcomes import add_items, outcomes_of
+from medmoe.tasks.zero_shot import ZeroShot
 
 
 def gather(
@@ -121,7 +122,7 @@ def evaluate(
     *,
     fit: Evidence | None = None,
     tune: Evidence | None = None,
-    again: Callable[[Change], Evidence] | None = None,
+    again: Again | None = None,
     ready: Mapping[str, Task] | None = None,
     items: bool = False,
     seed: int = 0,
@@ -152,7 +153,9 @@ def evaluate(
     results = evaluate_all(evidence, replace(context, fit=fit, tune=tune, again=again), tasks, ready=ready)
     known = without_foreign(evidence)
     if items:
-        add_items(results, outcomes_of(known, context) if len(known) else {})
+        worded = (ready or {}).get(ZeroShot.name)
+        zero_shot = worded if isinstance(worded, ZeroShot) else None
+        add_items(results, outcomes_of(known, context, zero_shot=zero_shot) if len(known) else {})
     return results
 
 
@@ -164,11 +167,11 @@ def anew(
     workers: int = 0,
     device: str = "cpu",
     foreign: bool = False,
-) -> Callable[[Change], Evidence]:
+) -> Again:
     """Give what runs a model over a source again with every sample changed, as `gather` ran it before."""
+    how: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "device": device, "foreign": foreign}
 
-    def again(change: Change) -> Evidence:
-        changed = ChangedSource(source, change)
-        return gather(model, changed, batch_size=batch_size, workers=workers, device=device, foreign=foreign)
+    def again(change: Change, *, controls: bool = False) -> Evidence:
+        return gather(model, ChangedSource(source, change), controls=controls, **how)
 
     return again

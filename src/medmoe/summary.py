@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from medmoe.adapters import Adapter
+from medmoe.build import tokenizer_of
 from medmoe.data.sources.base import Source
-from medmoe.errors import DataError
+from medmoe.errors import DataError, ModelError
 from medmoe.folder import write_text_atomically
 from medmoe.model import MedVLM
 from medmoe.predictor import Predictor
@@ -20,16 +23,24 @@ from medmoe.report.figures import HEADLINES
 from medmoe.rundir import RunFolder
 from medmoe.types import Box, Sample
 
+# The input's pixels [3, H, W] in [0, 1], the sample in its frame, and the heatmap [G, G].
+Looked: TypeAlias = tuple[NDArray[np.floating], Sample, NDArray[np.float32]]
+Look: TypeAlias = Callable[[Sample, str], Looked]
 
-def gallery(model: MedVLM, source: Source, *, per_modality: int = 3) -> list[GalleryItem]:
+
+def gallery(model: MedVLM | Adapter, source: Source, *, per_modality: int = 3) -> list[GalleryItem]:
     """Look for report words in a few images of each modality; the first ones that have a box, not the best.
 
     Args:
-        model: The model.
+        model: The model, or an adapter of another library's that has local features.
         source: Where the images come from.
         per_modality: Images of each modality.
+
+    Raises:
+        ModelError: If the model has no local features.
     """
-    predictor = Predictor(model)
+    looked = _looked_by_adapter(model) if isinstance(model, Adapter) else _looked_by_model(Predictor(model))
+    tokenizer = model.tokenizer if isinstance(model, Adapter) else tokenizer_of(model)
     counts: dict[str | None, int] = {}
     items = []
     for index in range(len(source)):
@@ -39,21 +50,57 @@ def gallery(model: MedVLM, source: Source, *, per_modality: int = 3) -> list[Gal
                 continue
             box = facts.boxes[0]
             phrase = box.phrase or box.label
-            if not predictor.tokenizer.find(facts.report, phrase):
+            if not tokenizer.find(facts.report, phrase):
                 continue
-            items.append(_item(predictor, source[index], phrase))
+            sample = source[index]
+            items.append(_item(sample, phrase, *looked(sample, phrase)))
         except DataError:  # told, or written to the quarantine, by what read the data before
             continue
         counts[facts.modality] = counts.get(facts.modality, 0) + 1
     return items
 
 
-def _item(predictor: Predictor, sample: Sample, phrase: str) -> GalleryItem:
-    tensor, moved = predictor.preprocess(sample)
-    heat = predictor.heatmap(sample.image, phrase, report=sample.report)
-    mean = np.asarray(predictor.preprocess.mean)[:, None, None]
-    std = np.asarray(predictor.preprocess.std)[:, None, None]
-    pixels = (tensor.numpy() * std + mean).clip(0, 1)
+def _looked_by_model(predictor: Predictor) -> Look:
+    """Give what looks for a phrase with a model of ours."""
+
+    def look(sample: Sample, phrase: str) -> Looked:
+        tensor, moved = predictor.preprocess(sample)
+        heat = predictor.heatmap(sample.image, phrase, report=sample.report)
+        mean = np.asarray(predictor.preprocess.mean)[:, None, None]
+        std = np.asarray(predictor.preprocess.std)[:, None, None]
+        return (tensor.numpy() * std + mean).clip(0, 1), moved, heat
+
+    return look
+
+
+def _looked_by_adapter(adapter: Adapter) -> Look:
+    """Give what looks for a phrase with another library's model, whose input is shown from its darkest to brightest.
+
+    Raises:
+        ModelError: If it has no local features to look with.
+    """
+    probe, _ = adapter.prepare(Sample("probe", np.zeros((32, 32), np.uint8)))
+    if not adapter.encode_image(probe[None]).regions.shape[1]:
+        raise ModelError(
+            f"a model of kind {adapter.kind!r} has no local image features, so that no heatmap can be drawn"
+        )
+
+    def look(sample: Sample, phrase: str) -> Looked:
+        report = sample.report or ""
+        tensor, moved = adapter.prepare(sample)
+        with torch.inference_mode():
+            regions = adapter.encode_image(tensor[None]).regions[0]
+            words = adapter.encode_text(adapter.tokenizer([report])).words[0, adapter.tokenizer.find(report, phrase)]
+        heat = torch.einsum("nd,dhw->hw", words, regions).numpy()
+        pixels = tensor.numpy() - tensor.numpy().min()
+        return pixels / max(float(pixels.max()), 1e-12), moved, heat
+
+    return look
+
+
+def _item(
+    sample: Sample, phrase: str, pixels: NDArray[np.floating], moved: Sample, heat: NDArray[np.float32]
+) -> GalleryItem:
     image: NDArray[np.uint8] = (pixels * 255).round().astype(np.uint8).transpose(1, 2, 0)
     boxes = [box for box in moved.boxes or () if (box.phrase or box.label) == phrase]
     return GalleryItem(

@@ -19,6 +19,7 @@ from medmoe.adapters import gather, kind_of, open_adapter
 from medmoe.adapters.gloria import cleaned, coverage, render
 from medmoe.adapters.words import PieceReader
 from medmoe.errors import ModelError
+from medmoe.summary import gallery
 from medmoe.tasks.base import make_context
 from medmoe.tasks.grounding import Grounding
 from medmoe.tasks.retrieval import Retrieval
@@ -166,6 +167,21 @@ def test_grounding_and_retrieval_get_local_features(published: tuple[Any, ...]) 
     assert Grounding(shuffles=2).evaluate(evidence, context).metrics["pointing"].n == 4
     assert "local_image_to_report_recall@1" in Retrieval(fewest=4).evaluate(evidence, context).metrics
     assert "skipped" in Routing().evaluate(evidence, context).details
+
+
+def test_its_heatmaps_are_the_dot_products_that_grounding_judges(published: tuple[Any, ...]) -> None:
+    adapter, source = open_adapter(published[0]), made(3, boxes=True)
+    items = gallery(adapter, source, per_modality=2)
+    assert [item.phrase for item in items] == ["mass", "nodule"]
+    evidence = gather(adapter, source, workers=0)
+    for row, item in enumerate(items):
+        words = evidence.words[row, adapter.tokenizer.find(item.report, item.phrase)]
+        expected = torch.einsum("nd,dhw->hw", words, evidence.regions[row])
+        np.testing.assert_allclose(item.heatmap, expected, atol=1e-4)
+        moved = evidence.samples[row].boxes
+        assert moved is not None
+        assert item.boxes == [(box.x0, box.y0, box.x1, box.y1) for box in moved]
+        assert (item.image.min(), item.image.max()) == (0, 255)
 
 
 def test_a_broken_tokenizer_is_an_error_in_one_line(published: tuple[Any, ...], tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from medmoe.adapters.folders import Folder, fill
 from medmoe.adapters.pixels import Frame, Prepare, eight_bit, grey_picture, picture
 from medmoe.adapters.words import Reader
 from medmoe.errors import ConfigError, ModelError
+from medmoe.evaluate import evaluate
+from medmoe.summary import gallery
 from medmoe.tasks import collect, evaluate_all, make_context
 from medmoe.types import Box, Sample, Tokens
 
@@ -170,6 +172,19 @@ def test_the_routing_task_is_skipped_and_retrieval_is_global() -> None:
     results = evaluate_all(evidence, context, ["routing", "zeroshot_retrieval"])
     assert "skipped" in results["details"]["routing"]
     assert not [name for name in results["tasks"]["zeroshot_retrieval"] if "local_" in name]
+
+
+def test_items_of_a_model_without_a_router_are_those_of_the_other_tasks() -> None:
+    adapter = shades()
+    evidence = gather(adapter, made(24), workers=0)
+    tasks = ["routing", "zeroshot_retrieval", "zeroshot_classification", "grounding"]
+    details = evaluate(adapter, evidence, tasks, items=True, resamples=5)["details"]
+    assert [task for task in tasks if "items" in details[task]] == ["zeroshot_retrieval", "zeroshot_classification"]
+
+
+def test_without_local_features_there_is_no_heatmap() -> None:
+    with pytest.raises(ModelError, match="kind 'shades' has no local image features"):
+        gallery(shades(), made(2, boxes=True))
 
 
 def test_there_are_no_experts_to_choose() -> None:

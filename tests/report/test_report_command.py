@@ -27,7 +27,7 @@ def test_the_command_writes_the_page_and_says_the_warnings(app: typer.Typer, tmp
     done = call(app, *paths, "--out", tmp_path / "page.html", "--resamples", 50, "--title", "Two models")
     assert done.exit_code == 0, done.output
     assert "warning: B · b: leaky" in done.output
-    assert "a: no heatmaps, since its model or data isn’t here" in done.output
+    assert "a: no heatmaps (its model or data isn’t here)" in done.output
     assert "<h1>Two models</h1>" in Page(tmp_path / "page.html").source
 
 

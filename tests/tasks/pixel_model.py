@@ -19,15 +19,18 @@ LEVEL = {"xray": 0.2, "ct": 0.5, "fundus": 0.8}
 LABELS = ("nodule", "mass")
 
 
-def images(count: int = 24, modalities: Sequence[str] = ("xray", "ct", "fundus"), side: int = 16) -> list[Sample]:
-    """Give evenly grey images of two findings, two of each patient."""
+def images(
+    count: int = 24, modalities: Sequence[str] = ("xray", "ct", "fundus"), side: int = 16, *, split: str = ""
+) -> list[Sample]:
+    """Give evenly grey images of two findings, two of each patient; other splits have other patients."""
     made = []
     for i in range(count):
         modality, label = modalities[i % len(modalities)], LABELS[i // len(modalities) % 2]
         pixels = np.full((side, side), LEVEL.get(modality, 0.35), np.float32)
         report = f"a {label} number{i}"
+        patient = f"{split}p{i // 2}"
         made.append(
-            Sample(f"row:{i}", pixels, report, modality=modality, labels=(label,), patient=f"p{i // 2}", source="made")
+            Sample(f"row:{i}", pixels, report, modality=modality, labels=(label,), patient=patient, source="made")
         )
     return made
 

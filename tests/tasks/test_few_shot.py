@@ -132,6 +132,25 @@ def test_the_task_is_skipped_with_a_reason_and_leaks_are_errors() -> None:
         QUICK.evaluate(judged, replace(around, fit=judged))
 
 
+def test_a_cache_of_untrained_features_is_a_control() -> None:
+    judged, around = split(noise=0.3)
+    assert around.fit is not None
+    assert around.tune is not None
+
+    def carrying(found: Evidence) -> Evidence:
+        noise = torch.randn(len(found), 5, generator=torch.Generator().manual_seed(len(found)))
+        return replace(found, features={"raw_pixels": found.image_embed + 9, "random_weights": noise})
+
+    whole = replace(around, fit=carrying(around.fit), tune=carrying(around.tune))
+    result = QUICK.evaluate(carrying(judged), whole)
+    controls = result.metrics["balanced_accuracy@2-shot"].controls
+    assert controls["raw_pixels"] == controls["cache"] == 1
+    assert controls["random_weights"] < 0.7
+    gains = result.details["groups"][0]["budgets"]["2-shot"]["accuracy"]["gain_over"]
+    assert set(gains) == {"zero_shot", "cache", "raw_pixels", "random_weights"}
+    assert "raw_pixels" not in QUICK.evaluate(judged, whole).metrics["balanced_accuracy@2-shot"].controls
+
+
 def test_the_same_seed_gives_the_same_figures() -> None:
     first, second = (QUICK.evaluate(*split(noise=4.0)) for _ in range(2))
     assert first == second

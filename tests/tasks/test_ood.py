@@ -14,6 +14,8 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.neighbors import NearestNeighbors
 
 from medmoe.data.nonmedical import PICTURES
+from medmoe.errors import DataError
+from medmoe.tasks.base import Change, Evidence
 from medmoe.tasks.gate import (
     accepts,
     energy_score,
@@ -94,7 +96,7 @@ def test_untrained_features_are_a_control_of_the_neighbour_where_all_have_them()
     fit, judged = torch.randn(40, 4, generator=generator) + 3, torch.randn(26, 4, generator=generator) + 3
     samples = with_foreign()
     found = replace(look(samples), features={"raw_pixels": judged})
-    trained = replace(look(images(40)), features={"raw_pixels": fit, "random_weights": fit})
+    trained = replace(look(images(40, split="fit")), features={"raw_pixels": fit, "random_weights": fit})
     metric = TASK.evaluate(found, replace(context(), fit=trained)).metrics["modalities_neighbour_auroc"]
     centred = NearestNeighbors(n_neighbors=5, metric="cosine").fit(fit - fit.mean(dim=0))
     nearest = -centred.kneighbors(judged - fit.mean(dim=0))[0][:, -1]
@@ -161,7 +163,8 @@ def gated(**options: object) -> tuple:
     logits = found.image_logits.clone()
     logits[:6] *= 0.5
     logits[0] = torch.tensor([-6.0, -5.0, -100, -100, -100, -40])
-    tune = replace(found, samples=found.samples[:18], image_logits=found.image_logits[:18])
+    others = look(images(18, split="tune")).samples
+    tune = replace(found, samples=others, image_logits=found.image_logits[:18])
     return replace(found, image_logits=logits), replace(looking(samples), tune=tune, **options)
 
 
@@ -191,7 +194,7 @@ def test_accuracy_is_of_the_images_let_through() -> None:
 
 
 def test_fewer_are_let_through_as_the_target_falls() -> None:
-    found, given = gated(fit=look(images(30)))
+    found, given = gated(fit=look(images(30, split="fit")))
     details = TASK.evaluate(found, given).details
     assert set(details["gate"]) == {"softmax", "energy", "neighbour", "mahalanobis"}
     for curve in details["gate"].values():
@@ -212,7 +215,7 @@ def test_a_gate_that_lets_nothing_through_has_no_accuracy() -> None:
 
 def test_known_images_alone_still_have_a_coverage() -> None:
     samples = images()
-    result = TASK.evaluate(look(samples), replace(context(), tune=look(samples)))
+    result = TASK.evaluate(look(samples), replace(context(), tune=look(images(split="tune"))))
     assert result.metrics["softmax_coverage"].controls["chance"] == 1
     assert not any(name.startswith(("pictures", "modalities")) for name in result.metrics)
 
@@ -228,8 +231,39 @@ def test_without_a_router_or_known_or_unknown_images_it_is_skipped() -> None:
     assert "unknown" in TASK.evaluate(found, context()).details["skipped"]
 
 
+def test_pictures_are_told_by_untrained_features_too() -> None:
+    samples = images(24)
+
+    def seen(own: list, *, controls: bool) -> Evidence:
+        pixels = torch.stack([torch.from_numpy(one.image).double().mean() for one in own])[:, None]
+        features = {"raw_pixels": torch.cat([pixels, pixels**2], dim=1)} if controls else {}
+        return replace(look(own), features=features)
+
+    def again(change: Change, *, controls: bool = False) -> Evidence:
+        return seen([change(index, one) for index, one in enumerate(samples)], controls=controls)
+
+    fit = seen(images(30, split="fit"), controls=True)
+    metrics = TASK.evaluate(seen(samples, controls=True), replace(context(), fit=fit, again=again)).metrics
+    assert set(metrics["pictures_neighbour_auroc"].controls) == {"chance", "raw_pixels"}
+    bare = TASK.evaluate(look(samples), replace(context(), fit=replace(fit, features={}), again=again)).metrics
+    assert set(bare["pictures_neighbour_auroc"].controls) == {"chance"}
+
+
+def test_the_commonest_modality_is_a_control_of_accuracy() -> None:
+    samples = [own for own in images(30) if own.modality == "xray" or own.key in ("row:1", "row:2")]
+    accuracy = TASK.evaluate(look(samples), replace(context(), tune=look(images(split="tune")))).metrics
+    assert accuracy["energy_accepted_accuracy"].controls["majority"] == pytest.approx(10 / 12)
+    assert accuracy["energy_accepted_balanced_accuracy"].controls["majority"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("split", ["fit", "tune"])
+def test_a_patient_whom_the_gate_has_seen_is_not_judged(split: str) -> None:
+    with pytest.raises(DataError, match=r"12 patients of the (training|validation) split are evaluated too"):
+        TASK.evaluate(look(images()), replace(looking(images()), **{split: look(images())}))
+
+
 def test_the_same_seed_gives_the_same_bytes() -> None:
-    found, given = gated(fit=look(images(30)))
+    found, given = gated(fit=look(images(30, split="fit")))
     first, second = (TASK.evaluate(found, given) for _ in range(2))
     assert first == second
     json.dumps([{n: m.to_json() for n, m in first.metrics.items()}, first.details], allow_nan=False)

@@ -106,10 +106,17 @@ def test_patients_set_aside_are_never_fitted_on() -> None:
 
 def test_one_patient_in_two_data_sets_is_two_patients() -> None:
     judged, other = blobs(three(2)), blobs(three(2), source="another")
-    check_apart(judged, replace(context(), fit=other, tune=other))
+    check_apart(judged, replace(context(), fit=other))
+    check_apart(judged, replace(context(), tune=other))
     with pytest.raises(DataError, match="6 patients of the validation split"):
         check_apart(judged, replace(context(), tune=judged))
     check_apart(judged, replace(context(), fit=judged), fit=False)
+
+
+def test_what_is_fitted_on_is_not_chosen_on() -> None:
+    judged, both = blobs(three(2)), blobs(three(2), first=100)
+    with pytest.raises(DataError, match="6 patients of the training split are in the validation split too: p100, "):
+        check_apart(judged, replace(context(), fit=both, tune=both))
 
 
 def test_images_without_a_patient_go_by_key_and_facts() -> None:

@@ -48,15 +48,13 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
 def _lines(row: Mapping[str, Any], models: list[str]) -> list[tuple[str, ...]]:
     """Write a data set: one line, or one for each share of training images."""
     lines = []
-    readings = row.get("figure_readings") or []
     for place, one in enumerate(row["published"] or [{"fraction": None, "percent": {}}]):
         ours = row.get("ours")
         metric = row["metric"]
         if one["fraction"] is not None:
             ours = (ours or {}).get(f"{one['fraction']:g}")
             metric = f"{row.get('ours_metric', metric)} @{100 * one['fraction']:g}%"
-        reading = readings[place] if place < len(readings) else {}
-        published = (_percent(one["percent"], model, reading.get(model, {}), row["metric"]) for model in models)
+        published = (published_cell(row, place, model) for model in models)
         said = _figure(ours) if row["status"] == "evaluated" else row["status"]
         count = f"{row['n']:,}" if "n" in row else ""
         lines.append((row["set"], count, metric.replace("_", " "), said, *_controls(ours), *published))
@@ -79,10 +77,19 @@ def _controls(metric: Mapping[str, Any] | None) -> tuple[str, str]:
     return tuple("" if value is None else f"{100 * value:.1f}" for value in (chance, majority))  # type: ignore[return-value]
 
 
-def _percent(percents: Mapping[str, float | None], model: str, reading: Mapping[str, bool], metric: str) -> str:
+def published_cell(row: Mapping[str, Any], place: int, model: str) -> str:
+    """Write a model's published figure: empty where there is none, `?` where it couldn't be read, `!` where doubtful.
+
+    Args:
+        row: A data set of the result.
+        place: Which of its published lists of figures.
+        model: The model.
+    """
+    percents = row["published"][place]["percent"] if place < len(row["published"]) else {}
     if model not in percents:
         return ""
-    value = percents[model]
+    value, readings = percents[model], row.get("figure_readings") or []
     if value is None:
         return "?"
-    return f"{value:.2f}{'!' if reading.get(metric) is False else ''}"
+    possible = readings[place].get(model, {}).get(row["metric"]) if place < len(readings) else None
+    return f"{value:.2f}{'!' if possible is False else ''}"

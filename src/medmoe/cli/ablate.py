@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medmoe.cli.common import Device, Json, Settings, check_device, console, escape, say, write_json
+from medmoe.cli.common import Device, Json, Settings, check_device, check_least, console, escape, say, write_json
 from medmoe.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ def ablate(
             help="Run or model that all start from, whatever fits; {seed} stands for the seed.", show_default=False
         ),
     ] = None,
-    jobs: Annotated[int | None, typer.Option(help="Runs at a time; one for each core if left out.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Runs at a time; one for each core if left out, 0 runs them in this process.")
+    ] = None,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples.", min=2)] = 2000,
     device: Device = "cpu",
     settings: Settings = [],  # noqa: B006 - typer reads the default, nobody changes it
@@ -50,8 +52,8 @@ def ablate(
     from medmoe.ablation.run import cores, run_all
     from medmoe.ablation.tables import shown, write_tables
 
-    if seeds < 1:
-        raise ConfigError(f"got {seeds}, allowed: at least 1", where="--seeds")
+    check_least(seeds, 1, "--seeds")
+    check_least(1 if jobs is None else jobs, 0, "--jobs")
     plan = make_plan(
         out,
         grid,

@@ -71,6 +71,27 @@ def pairs_of(values: list[str], option: str) -> dict[str, str]:
     return pairs
 
 
+def check_least(value: int, least: int, option: str) -> None:
+    """Raise a ConfigError where a number is below the least that an option allows."""
+    if value < least:
+        raise ConfigError(f"got {value}, allowed: {least} or more", where=option)
+
+
+def refuse_given(context: typer.Context, names: Sequence[str], why: str) -> None:
+    """Raise a ConfigError where a command was given one of these options, which would do nothing.
+
+    Args:
+        context: Of the command.
+        names: Parameters of the command's function.
+        why: With what they do nothing.
+    """
+    sources = {name: context.get_parameter_source(name) for name in names}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(f"{options} would do nothing {why}", where="medmoe eval", remedy="leave it out")
+
+
 def check_device(device: str) -> str:
     """Give the device back if it can be used, else raise a ConfigError."""
     import torch

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Column, Table
 
 from medmoe.cli.common import (
@@ -16,24 +17,36 @@ from medmoe.cli.common import (
     Device,
     Json,
     check_device,
+    check_least,
     console,
     escape,
     open_data,
     pairs_of,
+    refuse_given,
     say,
     write_json,
 )
 from medmoe.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from medmoe.data.sources.base import Source
     from medmoe.tasks import Evidence
     from medmoe.tasks.prompts import Prompts
 
+# Options that only one of the two ways of evaluating reads.
+_OF_DATA = [
+    *("split", "tasks", "fit_split", "tune_split", "cache", "items", "candidate_experts", "on_bad_sample", "column")
+]
+_OF_BENCHMARK = ("root",)
+# Tasks that hold learnt features against those that nobody trained.
+_WITH_CONTROLS = {"linear_probe", "few_shot", "ood"}
 DEFAULT_TASKS = ("routing", "zeroshot_retrieval", "zeroshot_classification", "grounding")
 
 
 def evaluate_command(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="Run folder, saved model, or another library's model folder.")],
     data: Annotated[
         str | None, typer.Option(help="Manifest or folder; several joined with ::.", show_default=False)
@@ -82,6 +95,9 @@ def evaluate_command(
         raise ConfigError(
             "got both or none of --data and --benchmark", where="medmoe eval", remedy="give one of the two"
         )
+    check_least(resamples, 1, "--resamples")
+    check_least(seed, 0, "--seed")
+    refuse_given(context, *((_OF_BENCHMARK, "with --data") if benchmark is None else (_OF_DATA, "with --benchmark")))
     how = {"batch_size": batch_size, "workers": workers, "device": check_device(device)}
     if benchmark is not None:
         _on_benchmark(model, benchmark, root, prompts, {**how, "seed": seed, "resamples": resamples}, json_to)
@@ -139,7 +155,8 @@ def _on_data(asked: _Asked, json_to: str | None) -> None:
             raise ConfigError(unknown("task", name, TASKS), where="--tasks")
     own = _own_prompts(asked.prompts)
     loaded = _load(asked.model, asked.seen["device"])
-    skip_bad, controls = asked.seen["on_bad_sample"] == "skip", "linear_probe" in asked.tasks
+    skip_bad = asked.seen["on_bad_sample"] == "skip"
+    controls = not _WITH_CONTROLS.isdisjoint(asked.tasks)
 
     def seen(split: str | None) -> Evidence | None:
         if split is None:
@@ -178,6 +195,7 @@ def _on_data(asked: _Asked, json_to: str | None) -> None:
         "skipped": len(source) - len(evidence),
         **asked.options,
         "prompts": None if asked.prompts is None else str(asked.prompts),
+        **({"columns": asked.columns} if asked.columns else {}),
     }
     _tell(asked, {"about": about, **results}, loaded, source, json_to)
 
@@ -227,15 +245,32 @@ def _on_benchmark(
 
     found = run_benchmark(suite, root, judge_of(loaded, **how), prompts=prompts, say=tell)
     if aloud:
-        header, rows = table(found)
-        shown = Table(*(Column(name, overflow="fold") for name in header), title=found["title"], title_justify="left")
-        for row in rows:
-            shown.add_row(*map(escape, row))
-        console.print(shown)
+        _print_table(found["title"], *table(found))
         for line in remarks(found):
             say(line)
     about = {"warnings": told, **_made_by(model, loaded), "root": str(root)}
     write_json({"about": about, "benchmark": found}, json_to)
+
+
+def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a paper's table without breaking its figures: in two parts where the terminal is narrower than it."""
+
+    def part(columns: Sequence[int]) -> Table:
+        shown = Table(*(Column(header[place], no_wrap=True) for place in columns), title=title, title_justify="left")
+        for row in rows:
+            shown.add_row(*(escape(row[place]) for place in columns))
+        return shown
+
+    from medmoe.benchmarks.table import OWN_COLUMNS
+
+    own, others = list(range(len(OWN_COLUMNS))), list(range(len(OWN_COLUMNS), len(header)))
+    whole = part([*own, *others])
+    wide = console.measure(whole, options=console.options.update(width=10_000)).maximum
+    if wide <= console.width or not console.is_terminal:
+        Console(file=console.file, width=max(wide, console.width)).print(whole)
+        return
+    console.print(part(own))
+    console.print(part([0, *others]))
 
 
 def _load(path: Path, device: str) -> Any:
@@ -255,11 +290,12 @@ def _own_prompts(path: Path | None) -> Prompts | None:
 def _with_prompts(own: Prompts | None) -> dict[str, Any] | None:
     """Make the tasks that read prompts read a user's own."""
     from medmoe.tasks.few_shot import FewShot
+    from medmoe.tasks.robustness import Robustness
     from medmoe.tasks.zero_shot import ZeroShot
 
     if own is None:
         return None
-    return {task.name: task for task in (ZeroShot(prompts=own), FewShot(prompts=own))}
+    return {task.name: task for task in (ZeroShot(prompts=own), FewShot(prompts=own), Robustness(prompts=own))}
 
 
 def _made_by(path: Path, model: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medmoe.cli.common import open_data, say
+from medmoe.cli.common import check_least, open_data, say
 from medmoe.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -29,32 +29,43 @@ def report(
     from medmoe.report import read_runs, write_review
     from medmoe.report.checks import warnings
 
-    for value, option, least in ((heatmaps, "--heatmaps", 0), (minimum, "--minimum", 0), (resamples, "--resamples", 1)):
-        if value < least:
-            raise ConfigError(f"got {value}, allowed: {least} or more", where=option)
+    least = ((heatmaps, 0, "--heatmaps"), (minimum, 0, "--minimum"), (resamples, 1, "--resamples"), (seed, 0, "--seed"))
+    for value, lowest, option in least:
+        check_least(value, lowest, option)
     if out.is_dir() or out.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{out} isn't an HTML file", where="--out", remedy="give a file such as report.html")
     found = read_runs(runs)
-    galleries = {run.name: _gallery(run, heatmaps) for run in found} if heatmaps else {}
-    page = write_review(out, found, galleries=galleries, title=title, minimum=minimum, resamples=resamples, seed=seed)
+    galleries: dict[str, list[GalleryItem]] = {}
+    unseen: dict[str, str] = {}
+    for run in found if heatmaps else ():
+        if not run.benchmark:
+            items = _gallery(run, heatmaps)
+            if isinstance(items, str):
+                unseen[run.name] = items
+                say(f"{run.name}: no heatmaps ({items})")
+            else:
+                galleries[run.name] = items
+    how = {"minimum": minimum, "resamples": resamples, "seed": seed}
+    page = write_review(out, found, galleries=galleries, unseen=unseen, title=title, **how)
     for warning in warnings(found):
         say(f"warning: {warning}")
     say(f"report: {page}")
 
 
-def _gallery(run: Run, heatmaps: int) -> list[GalleryItem]:
-    """Look at images of the run's evaluated data again; none, and a line that says why, where they can't be had."""
+def _gallery(run: Run, heatmaps: int) -> list[GalleryItem] | str:
+    """Look at images of the run's evaluated data again; where they can't be had, or show nothing, the reason."""
     model = run.path if run.path.is_dir() else Path(str(run.about.get("model", "")))
-    data, split = run.about.get("data"), run.about.get("split")
+    data, split, columns = (run.about.get(key) for key in ("data", "split", "columns"))
     if not model.is_dir() or not data:
-        say(f"{run.name}: no heatmaps, since its model or data isn’t here")
-        return []
+        return "its model or data isn’t here"
+    from medmoe.adapters import is_foreign, open_adapter
     from medmoe.build import load_model
     from medmoe.summary import gallery
 
     try:
-        source = open_data(str(data), None if split is None else str(split), {}, skip_bad=True)
-        return gallery(load_model(model), source, per_modality=heatmaps)
+        loaded = open_adapter(model) if is_foreign(model) else load_model(model)
+        source = open_data(str(data), None if split is None else str(split), dict(columns or {}), skip_bad=True)
+        found = gallery(loaded, source, per_modality=heatmaps)
     except UserError as error:
-        say(f"{run.name}: no heatmaps ({error})")
-        return []
+        return str(error)
+    return found or "no report of the judged images names what its boxes show"

@@ -24,6 +24,8 @@ def facts(runs: Sequence[Run]) -> Html:
         key for key in dict.fromkeys(key for run in runs for key in run.about) if key not in (*_FACTS, *_ELSEWHERE)
     ]
     rows = [(key.replace("_", " "), [_plain(run.about.get(key)) for run in runs]) for key in keys]
+    if any(run.benchmark for run in runs):
+        rows.insert(0, ("benchmark", [_plain(run.benchmark.get("suite")) for run in runs]))
     rows.insert(0, ("file", [str(run.path) for run in runs]))
     rows.append(("medmoe", [_plain(_inner(run.about.get("versions"), "medmoe")) for run in runs]))
     head = None

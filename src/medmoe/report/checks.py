@@ -17,7 +17,9 @@ def warnings(runs: Sequence[Run]) -> list[str]:
 
     The first run is the one that the others are compared with.
     """
-    told, names = [], titles(runs)
+    told = [f"{run.name}: {said}" for run in runs if run.benchmark for said in _of_benchmark(run)]
+    runs = [run for run in runs if not run.benchmark]
+    names = titles(runs) if runs else []
     for name, run in zip(names, runs, strict=True):
         before = f"{name}: " if len(runs) > 1 else ""
         told += [f"{before}{said}" for said in _of_one(run)]
@@ -33,6 +35,9 @@ def notes(runs: Sequence[Run], *, minimum: int = MINIMUM) -> list[str]:
         runs: The runs.
         minimum: Items below which a figure is greyed.
     """
+    runs = [run for run in runs if not run.benchmark]
+    if not runs:
+        return []
     told = [said for name, run in zip(titles(runs), runs, strict=True) if (said := _greyed(name, run, minimum))]
     without = [run.name for run in runs if audit(run.details) is None]
     if without:
@@ -91,6 +96,18 @@ def _outside(run: Run) -> Mapping[str, Any]:
     """Give how many images are of each modality that the model lacks, as routing or else another task counted them."""
     counted = [run.of("routing").get("outside"), *(run.of(task).get("foreign") for task in run.details)]
     return next((found for found in counted if isinstance(found, Mapping) and found), {})
+
+
+def _of_benchmark(run: Run) -> Iterator[str]:
+    rows = [row for row in run.benchmark["rows"] if row["status"] == "evaluated"]
+    doubtful = [str(row["set"]) for row in rows if row.get("warnings")]
+    if doubtful:
+        yield (
+            f"{len(doubtful)} of {len(rows)} data sets of {run.benchmark['suite']} aren't comparable as they are, "
+            f"or show nothing: {_list(doubtful)}; why stands under the table."
+        )
+    if not rows:
+        yield f"no data set of {run.benchmark['suite']} was on disk."
 
 
 def _shared(run: Run) -> Iterator[str]:

@@ -148,7 +148,7 @@ def scrolling(table: Html, label: str) -> Html:
     return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=label)
 
 
-def cell(figure: Figure | None, minimum: int) -> Html:
+def cell(figure: Figure | None, minimum: int, *, style: str = "") -> Html:
     """Write a figure as a table's cell: value, interval, controls, verdict and n; grey where n is too small."""
     if figure is None:
         return tag("td", number(None))
@@ -159,7 +159,7 @@ def cell(figure: Figure | None, minimum: int) -> Html:
     count = "" if figure.n is None else f"n\N{NO-BREAK SPACE}{figure.n:,}{': n too small' if few else ''}"
     small = [tag("small", line) for line in (figure.compared, verdict, count) if line]
     interval = tag("span", figure.interval, class_="interval")
-    return tag("td", value, " ", interval, *small, class_="few" if few else None)
+    return tag("td", value, " ", interval, *small, class_=f"{style} {'few' if few else ''}".strip() or None)
 
 
 def _confusion(title: str, names: Sequence[str], matrix: Sequence[Sequence[object]]) -> Html:

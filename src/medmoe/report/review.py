@@ -18,6 +18,7 @@ from medmoe.report.flows import flows, usage
 from medmoe.report.gallery import GalleryItem, best_and_worst
 from medmoe.report.markup import Html, join, tag
 from medmoe.report.plots import plots
+from medmoe.report.published import LEAD, published
 from medmoe.report.results import bars, confusions, headlines, tables
 from medmoe.report.runs import Run, titles
 from medmoe.report.versus import Versus
@@ -40,6 +41,7 @@ def write_review(
     runs: Sequence[Run],
     *,
     galleries: Mapping[str, Sequence[GalleryItem]] | None = None,
+    unseen: Mapping[str, str] | None = None,
     title: str | None = None,
     minimum: int = MINIMUM,
     resamples: int = 1000,
@@ -51,6 +53,7 @@ def write_review(
         path: The file to write; its folder is made if missing.
         runs: What `medmoe.report.runs.read_runs` read; the others are compared with the first.
         galleries: Heatmaps by the run's name, from which the best and the worst are shown.
+        unseen: By the run's name, why there are no heatmaps of it.
         title: The page's title.
         minimum: Items below which a figure is greyed.
         resamples: Bootstrap resamples of paired differences.
@@ -64,13 +67,21 @@ def write_review(
     """
     if not 1 <= len(runs) <= MOST_RUNS:
         raise ConfigError(f"got {len(runs)} runs, allowed: 1 to {MOST_RUNS}", remedy="compare fewer at a time")
-    letters = ascii_uppercase[: len(runs)]
-    versus = Versus(runs, letters, minimum=minimum, resamples=resamples, seed=seed)
     heading = title or ("Evaluation of " if len(runs) == 1 else "Comparison of ") + _and([run.name for run in runs])
-    sections = list(_sections(runs, letters, versus, galleries or {}, minimum))
+    judged, filled = [run for run in runs if not run.benchmark], [run for run in runs if run.benchmark]
+    letters = ascii_uppercase[: len(judged)]
+    sections = [Section("judged", "What was judged", "", join(map(facts, (own for own in (judged, filled) if own))))]
+    tables_of_papers = published(filled, minimum)
+    if judged:
+        versus = Versus(judged, letters, minimum=minimum, resamples=resamples, seed=seed)
+        sections += _sections(judged, letters, versus, galleries or {}, unseen or {}, minimum)
+    if tables_of_papers is not None:
+        sections.append(Section("published", "Beside published figures", LEAD, tables_of_papers))
+    sections.append(Section("origins", "How it was made", "", origins(runs)))
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    text = document(heading, _judged(runs, letters), sections, first=_box(runs, minimum))
+    lead = " ".join([*([_judged(judged, letters)] if judged else []), *map(_filled, filled)])
+    text = document(heading, lead, sections, first=_box(runs, minimum))
     write_text_atomically(target, text)
     return target
 
@@ -80,10 +91,10 @@ def _sections(
     letters: Sequence[str],
     versus: Versus,
     galleries: Mapping[str, Sequence[GalleryItem]],
+    unseen: Mapping[str, str],
     minimum: int,
 ) -> Iterator[Section]:
-    """Give every section that has something to show."""
-    yield Section("judged", "What was judged", "", facts(runs))
+    """Give every section of evaluations on a split that has something to show."""
     yield from _figures(runs, versus, minimum)
     drawn = plots(runs, letters)
     if drawn is not None:
@@ -95,7 +106,7 @@ def _sections(
     routed = _routing(runs)
     if routed is not None:
         yield Section("routing", "Routing", "Counts; the colour is the share of a row.", routed)
-    shown = _galleries(runs, galleries)
+    shown = _galleries(runs, galleries, unseen)
     if shown is not None:
         lead = "Report words looked for in the image: left as it is, right under the words’ heatmap."
         yield Section("gallery", "Best and worst heatmaps", lead, shown)
@@ -108,7 +119,6 @@ def _sections(
     worded = prompts(runs)
     if worded is not None:
         yield Section("prompts", "Prompts", "", worded)
-    yield Section("origins", "How it was made", "", origins(runs))
 
 
 def _figures(runs: Sequence[Run], versus: Versus, minimum: int) -> Iterator[Section]:
@@ -148,6 +158,11 @@ def _judged(runs: Sequence[Run], letters: Sequence[str]) -> str:
     return "; ".join(f"{who} judged on {where}" for who, where in told) + "."
 
 
+def _filled(run: Run) -> str:
+    done = sum(row["status"] == "evaluated" for row in run.benchmark["rows"])
+    return f"{run.name} judged on {run.benchmark['suite']}: {done} of {len(run.benchmark['rows'])} data sets on disk."
+
+
 def _box(runs: Sequence[Run], minimum: int) -> Html:
     """Write the warnings, and then what to note, before everything else."""
     found, noted = warnings(runs), notes(runs, minimum=minimum)
@@ -171,9 +186,16 @@ def _routing(runs: Sequence[Run]) -> Html | None:
     return _run_by_run(runs, contents)
 
 
-def _galleries(runs: Sequence[Run], galleries: Mapping[str, Sequence[GalleryItem]]) -> Html | None:
-    own = [galleries.get(run.name, ()) for run in runs]
-    return _run_by_run(runs, [best_and_worst(items) if items else Html() for items in own])
+def _galleries(
+    runs: Sequence[Run], galleries: Mapping[str, Sequence[GalleryItem]], unseen: Mapping[str, str]
+) -> Html | None:
+    contents = []
+    for run in runs:
+        why = unseen.get(run.name)
+        none = tag("p", f"No heatmaps: {why}.", class_="empty") if why else Html()
+        items = galleries.get(run.name, ())
+        contents.append(best_and_worst(items) if items else none)
+    return _run_by_run(runs, contents)
 
 
 def _run_by_run(runs: Sequence[Run], contents: Sequence[Html]) -> Html | None:

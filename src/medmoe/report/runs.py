@@ -30,6 +30,7 @@ class Run:
         config: The run's configuration; empty for a file.
         made: What made the run (`run.json`); empty for a file.
         preprocess: Fingerprint of the preprocessing that the run's own model declares, or None.
+        benchmark: What `medmoe eval --benchmark` found; empty for an evaluation on a split.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Run:
     config: Mapping[str, Any] = field(default_factory=dict)
     made: Mapping[str, Any] = field(default_factory=dict)
     preprocess: str | None = None
+    benchmark: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def results(self) -> dict[str, Any]:
@@ -104,6 +106,8 @@ def titles(runs: Sequence[Run]) -> list[str]:
 
 def _evaluation(path: Path) -> dict[str, Any]:
     found = _json(path)
+    if isinstance(found, Mapping) and "benchmark" in found:
+        return {"benchmark": _benchmark(found["benchmark"], path), "about": _mapping(found, "about", path)}
     if not isinstance(found, Mapping) or not isinstance(found.get("tasks"), Mapping):
         raise DataError("isn't an evaluation: no mapping `tasks`", where=str(path), remedy=_REMEDY)
     for task, metrics in found["tasks"].items():
@@ -112,10 +116,25 @@ def _evaluation(path: Path) -> dict[str, Any]:
         for metric, figure in metrics.items():
             if not isinstance(figure, Mapping) or "value" not in figure:
                 raise DataError(f"{task} {metric!r} has no value", where=str(path), remedy=_REMEDY)
-    for key in ("details", "about"):
-        if not isinstance(found.get(key, {}), Mapping):
-            raise DataError(f"`{key}` isn't a mapping", where=str(path), remedy=_REMEDY)
-    return {key: found.get(key, {}) for key in ("tasks", "details", "about")}
+    return {"tasks": found["tasks"], **{key: _mapping(found, key, path) for key in ("details", "about")}}
+
+
+def _mapping(found: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
+    value = found.get(key, {})
+    if not isinstance(value, Mapping):
+        raise DataError(f"`{key}` isn't a mapping", where=str(path), remedy=_REMEDY)
+    return value
+
+
+def _benchmark(found: object, path: Path) -> Mapping[str, Any]:
+    """Check the form of a benchmark's result as far as the page reads it."""
+    rows = found.get("rows") if isinstance(found, Mapping) else None
+    if not isinstance(found, Mapping) or not {"suite", "mean", "notes", "protocol"} <= set(found) or not rows:
+        raise DataError("isn't the result of a benchmark", where=str(path), remedy=_REMEDY)
+    for row in rows:
+        if not isinstance(row, Mapping) or not {"set", "status", "metric", "published"} <= set(row):
+            raise DataError("a data set of the benchmark isn't as written", where=str(path), remedy=_REMEDY)
+    return found
 
 
 def _json(path: Path) -> Any:

@@ -74,7 +74,7 @@ table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tab
 th, td { text-align: left; padding: 8px 12px; border-bottom: 1px solid var(--rule); vertical-align: top; }
 thead th { font-size: .8125rem; color: var(--soft); vertical-align: bottom; min-width: 96px; }
 tbody th { font-weight: 600; white-space: nowrap; position: sticky; left: 0; background: var(--card); }
-td small { display: block; font-size: .75rem; line-height: 1.35; }
+td small, tbody th small { display: block; font-size: .75rem; line-height: 1.35; }
 .interval { color: var(--soft); font-size: .8125rem; white-space: nowrap; }
 tr.all th, tr.all td { background: color-mix(in srgb, var(--accent) 8%, var(--card)); } .weak { color: var(--bad); }
 .confusion { margin-top: 4px; }
@@ -84,6 +84,8 @@ tr.all th, tr.all td { background: color-mix(in srgb, var(--accent) 8%, var(--ca
 .confusion thead span { writing-mode: vertical-rl; transform: rotate(180deg); }
 .confusion thead th { min-width: 0; }
 .confusion .strong { color: var(--on-strong); font-weight: 600; }
+table.published thead th { min-width: 0; } table.published td.own { min-width: 190px; }
+table.published tbody th { min-width: 112px; overflow-wrap: anywhere; }
 table.versus td, table.facts td { min-width: 132px; } table.facts { min-width: 0; }
 table.facts td { max-width: 46ch; overflow-wrap: anywhere; } tr.metric th { color: var(--soft); padding-top: 16px;
   font-size: .8125rem; } td b.good { color: var(--good); } td b.bad { color: var(--bad); }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medmoe.tasks.base import Change, Context, Evidence, Task, TaskResult, collect, evaluate_all, make_context
+from medmoe.tasks.base import Again, Change, Context, Evidence, Task, TaskResult, collect, evaluate_all, make_context
 from medmoe.tasks.few_shot import FewShot
 from medmoe.tasks.grounding import Grounding
 from medmoe.tasks.linear_probe import LinearProbe
@@ -27,6 +27,7 @@ TASKS: dict[str, type[Task]] = {
 __all__ = [
     "HEADER",
     "TASKS",
+    "Again",
     "Change",
     "Context",
     "Evidence",

@@ -117,6 +117,14 @@ class Tokenizer(WordFinder, Protocol):
         ...
 
 
+class Again(Protocol):
+    """Runs the model over the evaluated images once more."""
+
+    def __call__(self, change: Change, *, controls: bool = False) -> Evidence:
+        """Change each image as read, by its place and the sample; with controls, keep untrained features too."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a task needs beside the evidence.
@@ -130,8 +138,7 @@ class Context:
         fit: Evidence of training samples, for what is fitted on frozen features; None: there is none.
         tune: Evidence of validation samples, on which thresholds, temperatures and regularisation are chosen; None:
             there is none. No figure is ever chosen on the evaluated split.
-        again: Runs the model over the evaluated images once more, each changed by a function of its place and the
-            sample as read; None: the images aren't at hand.
+        again: Runs the model over the evaluated images once more, each changed; None: the images aren't at hand.
     """
 
     modalities: tuple[str, ...]
@@ -141,7 +148,7 @@ class Context:
     resamples: int = 1000
     fit: Evidence | None = None
     tune: Evidence | None = None
-    again: Callable[[Change], Evidence] | None = None
+    again: Again | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,10 @@ class FewShot:
     images of each class, its values their classes; logits are those of zero-shot plus α times the sum of the values,
     each weighing exp(-β(1 - cosine)). α and β are chosen on validation, or on training patients set aside.
     `NAME@4-shot` is the mean over draws of the four images. Controls: `zero_shot` without the cache, `cache` without
-    the prompts (its own β chosen likewise), and `shuffled`, the adapter with the labels of the cache shuffled: it keeps
-    what zero-shot knows, so that it lies at chance only where zero-shot does. A data set is left out of the mean of a
-    number of examples where one of its classes has fewer.
+    the prompts (its own β chosen likewise), such a cache of the other features that the evidence carries
+    (`raw_pixels`, `random_weights`, centred on the training images), and `shuffled`, the adapter with the labels of the
+    cache shuffled: it keeps what zero-shot knows, so that it lies at chance only where zero-shot does. A data set is
+    left out of the mean of a number of examples where one of its classes has fewer.
 
     Attributes:
         prompts: The wordings.
@@ -98,9 +99,18 @@ class _Group:
         inside = np.flatnonzero(own.true >= 0)
         rows = np.array(own.rows)[inside]
         self.true, self.tune_true = own.true[inside], found.tune.true[known]
-        self.fit = _unit(context.fit, found.fit.rows)
-        self.tune = _unit(found.tune_evidence, found.tune.rows[known])
-        self.images = _unit(evidence, rows)
+        self.fit = _unit(context.fit.image_embed, found.fit.rows)
+        self.tune = _unit(found.tune_evidence.image_embed, found.tune.rows[known])
+        self.images = _unit(evidence.image_embed, rows)
+        self.untrained: dict[str, tuple[Floats, Floats, Floats]] = {}  # of the images to take, to choose on, to judge
+        for name, features in context.fit.features.items():
+            if name in found.tune_evidence.features and name in evidence.features:
+                middle = features[found.fit.rows.tolist()].double().mean(dim=0)
+                self.untrained[name] = (
+                    _unit(features - middle, found.fit.rows),
+                    _unit(found.tune_evidence.features[name] - middle, found.tune.rows[known]),
+                    _unit(evidence.features[name] - middle, rows),
+                )
         text = class_embeddings(own, own.names, task.prompts, context).numpy()
         self.tune_logits = evidence.logit_scale * (self.tune @ text.T)
         self.logits = evidence.logit_scale * (self.images @ text.T)
@@ -148,11 +158,17 @@ class _Group:
         alpha, beta = max(pairs, key=lambda pair: merit(self.tune_logits + pair[0] * tuned[pair[1]]))
         cache_beta = max(sorted(self.task.betas), key=lambda own: merit(tuned[own]))
         mixed = cached(self.images, keys, values[rng.permutation(len(values))], beta)
+        others = {}
+        for name, (fit, tune, images) in self.untrained.items():
+            tries = {own: merit(cached(tune, fit[support], values, own)) for own in sorted(self.task.betas)}
+            best = max(tries, key=tries.__getitem__)
+            others[name] = cached(images, fit[support], values, best)
         answers = {
             "adapter": self.logits + alpha * cached(self.images, keys, values, beta),
             "zero_shot": self.logits,
             "cache": cached(self.images, keys, values, cache_beta),
             "shuffled": self.logits + alpha * mixed,
+            **others,
         }
         return _Draw(alpha, beta, cache_beta, {name: decide(logits) for name, logits in answers.items()})
 
@@ -175,7 +191,7 @@ class _Group:
             value, draws = float(means["adapter"](self.true)), self._resampled(means["adapter"])
             controls = {"chance": chance, "majority": majority}
             gains: dict[str, Any] = {}
-            for kind in ("zero_shot", "cache"):
+            for kind in ("zero_shot", "cache", *self.untrained):
                 controls[kind] = float(means[kind](self.true))
                 gains[kind] = gain(value, draws, controls[kind], self._resampled(means[kind]))
             shuffled = np.array([float(one(self.true)) for one in each["shuffled"]])
@@ -201,7 +217,6 @@ def cached(images: Floats, keys: Floats, values: Floats, beta: float) -> Floats:
     return logits
 
 
-def _unit(evidence: Evidence, rows: Ints) -> Floats:
-    features = evidence.image_embed[rows.tolist()].double()
-    unit: Floats = torch.nn.functional.normalize(features, dim=1).numpy()
+def _unit(features: torch.Tensor, rows: Ints) -> Floats:
+    unit: Floats = torch.nn.functional.normalize(features[rows.tolist()].double(), dim=1).numpy()
     return unit

@@ -7,13 +7,13 @@ shown them only when it says so, by a class attribute `sees_foreign = True`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from medmoe.tasks.base import Change, Context, Evidence
+from medmoe.tasks.base import Again, Change, Context, Evidence
 
 
 def is_foreign(modality: str | None, modalities: Sequence[str]) -> bool:
@@ -72,8 +72,8 @@ def fit_and_tune_known(context: Context) -> Context:
     return replace(context, fit=fit, tune=tune)
 
 
-def _known_again(again: Callable[[Change], Evidence]) -> Callable[[Change], Evidence]:
-    def known(change: Change) -> Evidence:
-        return without_foreign(again(change))
+def _known_again(again: Again) -> Again:
+    def known(change: Change, *, controls: bool = False) -> Evidence:
+        return without_foreign(again(change, controls=controls))
 
     return known

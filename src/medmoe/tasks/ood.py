@@ -14,6 +14,7 @@ from medmoe.tasks.base import Context, Evidence, TaskResult, skipped
 from medmoe.tasks.figures import Figure, metrics
 from medmoe.tasks.gate import accepts, neighbour_controls, scores_by_name, threshold_at
 from medmoe.tasks.robustness import changed
+from medmoe.tasks.splits import check_apart
 from medmoe.types import Sample
 
 # Shares of validation images that the curve's thresholds accept.
@@ -90,8 +91,8 @@ class OutOfDistribution:
     chosen on the judged images, nor on unknown ones. The details hold the curve over thresholds and each kind.
 
     Controls: `chance` is a gate that looks at nothing; it lets known and unknown images through alike. `ungated` is
-    the router's accuracy without a gate. `raw_pixels` and `random_weights` are the nearest neighbour's AUROC by these
-    features, where the evidence has them.
+    the router's accuracy without a gate, `majority` that of the commonest modality for every image let through.
+    `raw_pixels` and `random_weights` are the nearest neighbour's AUROC by these features, where the evidence has them.
 
     Attributes:
         pictures: Rows of `medmoe.data.nonmedical.PICTURES`.
@@ -110,6 +111,7 @@ class OutOfDistribution:
         known = _known(evidence)
         if not len(known.rows):
             return skipped("no image has a modality that the model knows")
+        check_apart(evidence, context)
         unknown = self._unknown(evidence, context)
         tune = None if context.tune is None else _known(context.tune)
         if not unknown and (tune is None or not len(tune.rows)):
@@ -148,7 +150,8 @@ class OutOfDistribution:
             rows = np.array(foreign, dtype=np.int64)
             found.append(Unknown("modalities", kind, evidence, rows, evidence.patients(foreign)))
         if context.again is not None and self.pictures:
-            drawn = changed(evidence, context, Replaced(self.pictures, context.seed))
+            controls = context.fit is not None and bool(context.fit.features)  # which the neighbour is held against
+            drawn = changed(evidence, context, Replaced(self.pictures, context.seed), controls=controls)
             kind = tuple(self.pictures[row % len(self.pictures)] for row in range(len(drawn)))
             found.append(Unknown("pictures", kind, drawn, np.arange(len(drawn)), [None] * len(drawn)))
         return found
@@ -297,7 +300,8 @@ def _accepted(name: str, taken: Bools, known: Known, resampler: Resampler) -> di
     """Give the router's accuracy and mean recall among the images let through."""
     right = (known.chosen == known.true).astype(np.float64)
     through = taken.astype(np.float64)
-    guess = 1 / len(np.unique(known.true))
+    present, counts = np.unique(known.true[taken], return_counts=True)
+    guess, majority = 1 / len(np.unique(known.true)), float(counts.max() / counts.sum())
 
     def recall(weights: Floats) -> Floats:
         return balanced_accuracy(known.true, known.chosen, weights * through)
@@ -307,13 +311,17 @@ def _accepted(name: str, taken: Bools, known: Known, resampler: Resampler) -> di
             float(right[taken].mean()),
             resampler.draws(_ratio(right * through, through)),
             int(taken.sum()),
-            {"chance": guess, "ungated": float(right.mean())},
+            {"chance": guess, "majority": majority, "ungated": float(right.mean())},
         ),
         f"{name}_balanced_accuracy": Figure(
             float(recall(np.ones(len(taken)))),
             resampler.draws(recall),
             int(taken.sum()),
-            {"chance": guess, "ungated": float(balanced_accuracy(known.true, known.chosen))},
+            {
+                "chance": guess,
+                "majority": 1 / len(present),
+                "ungated": float(balanced_accuracy(known.true, known.chosen)),
+            },
         ),
     }
 

@@ -121,11 +121,16 @@ def _mean_of_defined(values: Floats) -> Floats:
     return _ratio(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1).astype(np.float64))
 
 
-def outcomes_of(evidence: Evidence, context: Context) -> dict[str, Outcome]:
-    """Judge a model's evidence item by item; a metric whose data are absent is left out."""
-    found: dict[str, Outcome] = {}
-    for judge in (_retrieval, _zero_shot, _pointing, _routing):
-        found |= judge(evidence, context)
+def outcomes_of(evidence: Evidence, context: Context, *, zero_shot: ZeroShot | None = None) -> dict[str, Outcome]:
+    """Judge a model's evidence item by item; a metric whose data are absent is left out.
+
+    Args:
+        evidence: What the model said.
+        context: What tasks need beside it.
+        zero_shot: The task whose prompts are used; None: with those that come with the library.
+    """
+    found = _retrieval(evidence, context) | _zero_shot(evidence, context, zero_shot or ZeroShot())
+    found |= _pointing(evidence, context) | _routing(evidence, context)
     return {name: found[name] for name in METRICS if name in found}
 
 
@@ -201,9 +206,9 @@ def _retrieval(evidence: Evidence, context: Context) -> dict[str, Outcome]:
     return {name: outcome for own in names for name, outcome in found[own].outcome(own).items()}
 
 
-def _zero_shot(evidence: Evidence, context: Context) -> dict[str, Outcome]:
+def _zero_shot(evidence: Evidence, context: Context, task: ZeroShot) -> dict[str, Outcome]:
     """Ask for the finding of each image that shows exactly one of its data set's classes."""
-    task, found = ZeroShot(), _Collector(evidence)
+    found = _Collector(evidence)
     for own in class_sets(evidence, fewest=task.fewest):
         if len(own.names) < 2:
             continue
@@ -241,6 +246,8 @@ def _pointing(evidence: Evidence, context: Context) -> dict[str, Outcome]:
 
 def _routing(evidence: Evidence, context: Context) -> dict[str, Outcome]:
     """Ask the image router for each image's modality."""
+    if not evidence.image_logits.shape[1]:
+        return {}
     place = {modality: index for index, modality in enumerate(evidence.modalities)}
     chosen, found = decide(evidence.image_logits.double().numpy()), _Collector(evidence)
     known = [(row, place[sample.modality]) for row, sample in enumerate(evidence.samples) if sample.modality in place]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from medmoe.metrics import (
@@ -24,7 +23,7 @@ from medmoe.metrics import (
 from medmoe.modalities import in_order
 from medmoe.tasks.base import Context, Evidence, TaskResult, skipped
 from medmoe.tasks.figures import Figure, by_group, metrics
-from medmoe.tasks.similarity import between, of_pairs
+from medmoe.tasks.similarity import of_pairs
 
 # Metrics of the combined similarity have no prefix; those of its parts and those over all modalities have one.
 _PREFIX = {"combined": "", "local": "local_", "global": "global_"}
@@ -91,7 +90,7 @@ class Retrieval:
         _, first, same = np.unique(text, return_index=True, return_inverse=True)
         relevant = same[:, None] == same[None, :]  # [images, reports]
         distinct = np.arange(len(first))
-        matrices = _matrices(evidence, rows)
+        matrices = of_pairs(evidence, rows.tolist())
         figures: dict[str, Figure] = {}
         for variant, matrix in matrices.items():
             images = [relevant[:, order].T for order in shuffles]
@@ -140,22 +139,6 @@ class Retrieval:
             resampler.draws(lambda weights: weighted_median(shuffled[0], weights)),
         )
         return figures
-
-
-def _matrices(evidence: Evidence, rows: Ints) -> dict[str, NDArray[Any]]:
-    """Compare the images with the reports of the same rows: [I, I] by kind of similarity.
-
-    Without local features there is the global similarity only, which then is the combined one too; without a router no
-    report asks for an expert.
-    """
-    index = torch.as_tensor(rows, dtype=torch.long)
-    if not evidence.regions.shape[1]:
-        cosine = (evidence.image_embed[index].float() @ evidence.text_embed[index].float().T).numpy()
-        return {"combined": cosine, "global": cosine}
-    if not evidence.text_logits.shape[1]:
-        texts = (evidence.text_embed[index], evidence.words[index], evidence.word_mask[index])
-        return dict(between(evidence, rows.tolist(), *texts))
-    return dict(of_pairs(evidence, rows.tolist()))
 
 
 def normalised(report: str) -> str:

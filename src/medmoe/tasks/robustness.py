@@ -158,15 +158,21 @@ class Robustness:
         return figures, curves
 
 
-def changed(evidence: Evidence, context: Context, change: Change) -> Evidence:
+def changed(evidence: Evidence, context: Context, change: Change, *, controls: bool = False) -> Evidence:
     """Run the model over the changed images, and make sure that its rows are those of the evidence.
+
+    Args:
+        evidence: What the model said of the images as they are.
+        context: With `again`.
+        change: What becomes of each.
+        controls: Also keep features that nobody trained.
 
     Raises:
         ValueError: If `context.again` is None, or runs over other images.
     """
     if context.again is None:
         raise ValueError("the images aren't at hand")
-    found = context.again(change)
+    found = context.again(change, controls=True) if controls else context.again(change)
     if [sample.key for sample in found.samples] != [sample.key for sample in evidence.samples]:
         raise ValueError("the images that were run again aren't those of the evidence")
     return found

@@ -74,13 +74,15 @@ def local_similarity(regions: Tensor, words: Tensor, word_mask: Tensor) -> Tenso
 
 
 def of_pairs(evidence: Evidence, rows: Sequence[int]) -> dict[str, NDArray[np.float32]]:
-    """Compare the images with the reports of the same rows: [I, I] for each of `VARIANTS`."""
+    """Compare the images with the reports of the same rows: [I, I] by kind of similarity.
+
+    Without local features there is the global similarity only, which then is the combined one too; without a router no
+    report asks for an expert.
+    """
     index = torch.as_tensor(rows, dtype=torch.long)
-    return between(
-        evidence,
-        rows,
-        evidence.text_embed[index],
-        evidence.words[index],
-        evidence.word_mask[index],
-        expert=evidence.text_logits[index].argmax(dim=1),
-    )
+    texts = (evidence.text_embed[index], evidence.words[index], evidence.word_mask[index])
+    if not evidence.regions.shape[1]:
+        cosine = (evidence.image_embed[index].float() @ texts[0].float().T).numpy()
+        return {"combined": cosine, "global": cosine}
+    logits = evidence.text_logits[index]
+    return between(evidence, rows, *texts, expert=logits.argmax(dim=1) if logits.shape[1] else None)

@@ -182,7 +182,7 @@ def _by_class(found: Examples) -> dict[int, list[list[int]]]:
 
 
 def check_apart(evidence: Evidence, context: Context, *, fit: bool = True) -> None:
-    """Make sure that no patient or image of the training and validation splits is evaluated.
+    """Make sure that training, validation and evaluated split share no patient and no image.
 
     A patient is the same when the data set and the id are; an image without a patient when its key, data set, report
     and labels are.
@@ -193,21 +193,26 @@ def check_apart(evidence: Evidence, context: Context, *, fit: bool = True) -> No
         fit: Whether the training split counts; a task that fits nothing reads the validation split only.
 
     Raises:
-        DataError: If one is in both.
+        DataError: If one is in two of them.
     """
-    judged = {_identity(sample) for sample in evidence.samples}
-    for other, words in ((context.fit if fit else None, "training"), (context.tune, "validation")):
-        if other is None:
-            continue
-        both = dict.fromkeys(own for sample in other.samples if (own := _identity(sample)) in judged)
-        if both:
-            patients = [str(own[2]) for own in both if own[0] == "patient"]
-            kind, names = ("patients", patients) if patients else ("images", [str(own[2]) for own in both])
-            raise DataError(
-                f"{len(names)} {kind} of the {words} split are evaluated too: "
-                f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}",
-                remedy="give splits that share no patient",
-            )
+    training = context.fit if fit else None
+    _apart(training, evidence, "training split are evaluated too")
+    _apart(context.tune, evidence, "validation split are evaluated too")
+    _apart(training, context.tune, "training split are in the validation split too")
+
+
+def _apart(one: Evidence | None, other: Evidence | None, words: str) -> None:
+    if one is None or other is None:
+        return
+    there = {_identity(sample) for sample in other.samples}
+    both = dict.fromkeys(own for sample in one.samples if (own := _identity(sample)) in there)
+    if both:
+        patients = [str(own[2]) for own in both if own[0] == "patient"]
+        kind, names = ("patients", patients) if patients else ("images", [str(own[2]) for own in both])
+        raise DataError(
+            f"{len(names)} {kind} of the {words}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}",
+            remedy="give splits that share no patient",
+        )
 
 
 def _identity(sample: Sample) -> tuple[Hashable, ...]:
