@@ -57,6 +57,12 @@ def evaluate_command(
     cache: Annotated[
         Path | None, typer.Option(help="Folder to keep embeddings in for the next time.", show_default=False)
     ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="Also judge within each source, modality, view or domain.", show_default=False
+        ),
+    ] = None,
     items: Annotated[
         bool, typer.Option("--items", help="Keep each item's outcome, so that `medmoe report` compares runs in pairs.")
     ] = False,
@@ -92,6 +98,7 @@ def evaluate_command(
         columns=pairs_of(column, "--column"),
         options={"seed": seed, "resamples": resamples, "candidate_experts": candidate_experts},
         items=items,
+        by=by,
     )
     _on_data(asked, json_to)
 
@@ -110,6 +117,7 @@ class _Asked:
         columns: Our manifest columns → the file's.
         options: Seed, resamples, and whether candidates are scored through their own experts.
         items: Whether each item's outcome is kept.
+        by: The column within whose values the tasks are run too, or None.
     """
 
     model: Path
@@ -121,26 +129,31 @@ class _Asked:
     columns: dict[str, str]
     options: dict[str, Any]
     items: bool
+    by: str | None
 
 
 def _on_data(asked: _Asked, json_to: str | None) -> None:
     from medmoe.evaluate import anew, evaluate, gather
     from medmoe.tasks import TASKS
+    from medmoe.tasks.subsets import check_column
 
     for name in asked.tasks or [""]:
         if name not in TASKS:
             raise ConfigError(unknown("task", name, TASKS), where="--tasks")
     ready = _with_prompts(asked.prompts)
     loaded = _load(asked.model, asked.seen["device"])
-    skip_bad, controls = asked.seen["on_bad_sample"] == "skip", "linear_probe" in asked.tasks
+    if asked.by is not None:
+        check_column(asked.by)
+    skip_bad, controls = asked.seen["on_bad_sample"] == "skip", _wants_controls(asked)
+    how = {"skip_bad": skip_bad, "maps": "grounding" in asked.tasks}
 
     def seen(split: str | None) -> Evidence | None:
         if split is None:
             return None
-        found = open_data(asked.data, split, asked.columns, skip_bad=skip_bad)
+        found = open_data(asked.data, split, asked.columns, **how)
         return gather(loaded, found, controls=controls, **asked.seen)
 
-    source = open_data(asked.data, asked.splits["split"], asked.columns, skip_bad=skip_bad)
+    source = open_data(asked.data, asked.splits["split"], asked.columns, **how)
     every = asked.options["candidate_experts"]
     evidence = gather(loaded, source, candidate_experts=every, controls=controls, **asked.seen)
     plain = {name: asked.seen[name] for name in ("batch_size", "workers", "device")}
@@ -153,6 +166,7 @@ def _on_data(asked: _Asked, json_to: str | None) -> None:
         again=anew(loaded, source, **plain) if len(evidence) == len(source) else None,
         ready=ready,
         items=asked.items,
+        by=asked.by,
         seed=asked.options["seed"],
         resamples=asked.options["resamples"],
     )
@@ -166,6 +180,15 @@ def _on_data(asked: _Asked, json_to: str | None) -> None:
         "prompts": None if asked.prompts is None else str(asked.prompts),
     }
     _tell(asked, results, loaded, source, json_to)
+
+
+def _wants_controls(asked: _Asked) -> bool:
+    """Tell whether a task compares the model with features that nobody trained, and there is something to fit them."""
+    from medmoe.tasks.stand_ins import TASKS
+
+    return "linear_probe" in asked.tasks or (
+        asked.splits["fit_split"] is not None and not set(TASKS).isdisjoint(asked.tasks)
+    )
 
 
 def _tell(asked: _Asked, results: dict[str, Any], loaded: Any, source: Source, json_to: str | None) -> None:
@@ -250,6 +273,7 @@ def _made_by(path: Path, model: Any) -> dict[str, Any]:
 
 
 def _print_results(results: dict[str, Any]) -> None:
+    """Print the figures of each task, and then those of each value of the column asked for."""
     from medmoe.tasks import table
 
     for task, metrics in results["tasks"].items():
@@ -269,3 +293,12 @@ def _print_results(results: dict[str, Any]) -> None:
         for row in table({"tasks": {task: metrics}}):
             shown.add_row(*map(escape, row[1:]))
         console.print(shown)
+    by = results.get("by", {})
+    for value, found in by.get("values", {}).items():
+        say(f"{by['column']} {value}: {found['images']} images of {found['patients']} patients")
+        for task, metrics in found["tasks"].items():
+            first = {name: figure for name, figure in metrics.items() if "/" not in name}
+            for row in table({"tasks": {task: first}}) if first else []:
+                say(f"  {row[0]} {row[1]}: {row[2]} ({row[3]}), n {row[4]}; {row[5]}")
+    for value, reason in by.get("left_out", {}).items():
+        say(f"{by['column']} {value}: left out, {reason}")
