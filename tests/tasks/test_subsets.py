@@ -65,5 +65,5 @@ def test_chance_of_routing_one_modality_alone_is_among_all_the_model_knows() -> 
 
 
 def test_a_column_that_samples_lack_is_refused_with_what_is_allowed() -> None:
-    with pytest.raises(ConfigError, match="unknown column .sauce."):
+    with pytest.raises(ConfigError, match=r"unknown column .sauce."):
         rows_by(mixed(), "sauce")

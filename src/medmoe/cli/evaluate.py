@@ -59,9 +59,7 @@ def evaluate_command(
     ] = None,
     by: Annotated[
         str | None,
-        typer.Option(
-            help="Also judge within each source, modality, view or domain.", show_default=False
-        ),
+        typer.Option(help="Also judge within each source, modality, view or domain.", show_default=False),
     ] = None,
     items: Annotated[
         bool, typer.Option("--items", help="Keep each item's outcome, so that `medmoe report` compares runs in pairs.")
@@ -175,8 +173,10 @@ def _on_data(asked: _Asked, json_to: str | None) -> None:
         "data": asked.data,
         **asked.splits,
         "images": len(evidence),
+        "patients": len({sample.patient or sample.key for sample in evidence.samples}),
         "skipped": len(source) - len(evidence),
         **asked.options,
+        "by": asked.by,
         "prompts": None if asked.prompts is None else str(asked.prompts),
     }
     _tell(asked, results, loaded, source, json_to)

@@ -160,9 +160,7 @@ class Grounding:
             return skipped("the model has no local image features")
         items, left_out = find_items(evidence, context)
         if not items:
-            return skipped(
-                "no image has boxes or a mask, and a report that names what they show", left_out=left_out
-            )
+            return skipped("no image has boxes or a mask, and a report that names what they show", left_out=left_out)
         modality = [evidence.samples[item.row].modality or "unknown" for item in items]
         heat = heatmaps(items, evidence, context, tau_attention=self.tau_attention)
         thresholds, why = self._thresholds(context)

@@ -10,7 +10,9 @@ import torch
 
 from medmoe.errors import ConfigError, unknown
 from medmoe.metrics import Ints
+from medmoe.modalities import in_order
 from medmoe.tasks.base import Context, Evidence, Task, evaluate_all
+from medmoe.types import Sample
 
 # Facts of a sample that subsets are made by. Any column of a manifest can be mapped to `domain`.
 COLUMNS = ("source", "modality", "view", "domain")
@@ -77,8 +79,8 @@ def evaluate_by(
         fewest: Images that a value needs.
 
     Returns:
-        `{"column": …, "fewest": …, "values": {VALUE: {"images", "patients", "tasks", "details"}},
-        "left_out": {VALUE: reason}}`. An image without a patient counts as one.
+        `{"column": …, "fewest": …, "values": {VALUE: {"images", "patients", "modalities": {NAME: {"images",
+        "patients"}}, "tasks", "details"}}, "left_out": {VALUE: reason}}`. An image without a patient counts as one.
 
     Raises:
         ConfigError: If the column isn't one of these.
@@ -93,6 +95,14 @@ def evaluate_by(
             own = take(evidence, rows)
             alike = {name: take(other, rows) for name, other in (others or {}).items()}
             judged = evaluate_all(own, replace(context, again=None), names, ready=ready, others=alike)
-            patients = {sample.patient or sample.key for sample in own.samples}
-            found["values"][value] = {"images": len(rows), "patients": len(patients), **judged}
+            found["values"][value] = {**_counts(own.samples), "modalities": _per_modality(own.samples), **judged}
     return found
+
+
+def _counts(samples: Sequence[Sample]) -> dict[str, int]:
+    return {"images": len(samples), "patients": len({sample.patient or sample.key for sample in samples})}
+
+
+def _per_modality(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
+    names = in_order([sample.modality or "" for sample in samples])
+    return {name: _counts([sample for sample in samples if sample.modality == name]) for name in names}
