@@ -36,8 +36,9 @@ class BankRouter(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = RouterHead(2 * measures, hidden, modalities)
 
+    @torch.no_grad()
     def features(self, measures: Tensor) -> Tensor:
-        """Give what the router reads of measures [B, F]: [B, 2F]."""
+        """Give what the router reads of measures [B, F]: [B, 2F]; nothing before it learns by gradient."""
         placed = self.dropout(self.standard(measures).clamp(-Descriptor.most, Descriptor.most))
         return image_statistics(Pyramid((placed[:, :, None, None],)))
 

@@ -26,6 +26,6 @@ def router() -> RunConfig:
             embed_dim=32,
         ),
         objectives={"image_modality": 1.0},
-        data=DataConfig(batch_size=256, augment=2.0, crop=0.75, balance=1.0),
+        data=DataConfig(batch_size=128, augment=2.0, crop=0.75, balance=1.0),
         train=TrainConfig(steps=400, lr=3e-3, weight_decay=0.1, warmup=0.1, val_every=200, save_every=200),
     )
