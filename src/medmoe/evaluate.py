@@ -104,11 +104,6 @@ def fingerprint(model: MedVLM, source: Source, options: str = "") -> Fingerprint
     )
 
 
-def data_fingerprint(source: Source) -> str:
-    """Give the fingerprint of samples, so that two results can be told to be of the same; see `features.of_samples`."""
-    return of_samples(source)
-
-
 def untrained(model: MedVLM, *, seed: int = 0) -> MedVLM:
     """Give a model of the same configuration with fresh weights, whose features are a control for learnt ones."""
     assert model.assets is not None

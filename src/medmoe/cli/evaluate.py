@@ -29,8 +29,6 @@ from medmoe.cli.common import (
 from medmoe.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from medmoe.data.sources.base import Source
     from medmoe.tasks import Evidence
     from medmoe.tasks.prompts import Prompts
@@ -140,8 +138,9 @@ class _Asked:
 
 def _on_data(asked: _Asked, json_to: str | None) -> None:
     from medmoe.doubts import doubts
-    from medmoe.evaluate import anew, data_fingerprint, evaluate, gather
+    from medmoe.evaluate import anew, evaluate, gather
     from medmoe.tasks import TASKS
+    from medmoe.tasks.features import of_samples
 
     for name in asked.tasks or [""]:
         if name not in TASKS:
@@ -181,7 +180,7 @@ def _on_data(asked: _Asked, json_to: str | None) -> None:
         "warnings": doubtful.warnings,
         **_made_by(asked.model, loaded),
         "data": asked.data,
-        "data_fingerprint": data_fingerprint(source),
+        "data_fingerprint": of_samples(source),
         "leak_check": doubtful.leak_check,
         **asked.splits,
         "images": len(evidence),
