@@ -188,9 +188,10 @@ def test_one_seed_says_nothing_of_other_seeds():
     assert all(math.isnan(end) for end in (*t_interval(np.array([0.1])), t_test(np.array([0.1]))))
 
 
-def test_equal_seeds_need_no_test():
-    assert t_test(np.zeros(3)) == 1.0
-    assert t_test(np.full(3, 0.5)) == 0.0
+def test_seeds_that_differ_in_nothing_are_no_difference_and_those_that_differ_alike_are_not_testable():
+    assert (t_test(np.zeros(3)), t_interval(np.zeros(3))) == (1.0, (0.0, 0.0))
+    for alike in (np.full(3, 0.5), np.full(5, 0.1), np.array([0.3, 0.1 + 0.2, 0.3])):  # the last but for rounding
+        assert all(math.isnan(one) for one in (t_test(alike), *t_interval(alike)))
 
 
 def test_what_an_item_counts_is_what_its_value_moves_the_figure_by():
@@ -233,7 +234,8 @@ def test_outcomes_are_averaged_over_seeds_before_patients_are_drawn():
     found = compare([one, two], [zero, zero], resamples=50)
     assert found.seeds == (0.5, 0.5)
     assert found.over_patients == (0.5, 0.5)  # each item is right with one seed of two, whoever is drawn
-    assert found.clear
+    assert math.isnan(found.p_seeds)
+    assert not found.clear  # two seeds that differ alike don't tell how seeds differ
 
 
 def test_an_arm_does_not_differ_from_itself():
@@ -507,6 +509,19 @@ def test_the_tables_hold_figures_costs_chance_and_differences(finished: Plan):
     assert html.count("<table>") == 2
     assert "http" not in html
     assert "<script" not in html
+
+
+def test_a_dash_over_seeds_says_why(finished: Plan):
+    results = summarise(finished, resamples=20)
+    pointing = results["sizes"]["patients-12"]["arms"]["separate"]["metrics"]["pointing"]["difference"]
+    place = shown(results)[1].heading.index("over seeds")
+    for seeds, ends, expected in (
+        ([0.1], [None, None], "– (one seed)"),
+        ([0.1, 0.1], [None, None], "– (the same in every seed)"),
+        ([0.1, 0.3], [-0.2, 0.6], "−0.200 to +0.600"),
+    ):
+        pointing |= {"seeds": seeds, "over_seeds": ends}
+        assert expected in [row[place] for row in shown(results)[1].rows]
 
 
 def test_a_curve_puts_sizes_side_by_side(finished: Plan):

@@ -21,10 +21,11 @@ class Comparison:
     Attributes:
         difference: Mean over seeds.
         seeds: [S] the difference with each seed.
-        over_seeds: 95 % interval were training repeated with other seeds (Student's t; undefined for one seed).
+        over_seeds: 95 % interval were training repeated with other seeds (Student's t; undefined for one seed, and for
+            several with the same difference that isn't 0).
         over_patients: 95 % interval were other patients judged (bootstrap of whole patients, each item's outcome
             averaged over seeds).
-        p_seeds: Two-sided p of Student's paired t test over seeds.
+        p_seeds: Two-sided p of Student's paired t test over seeds; undefined where the interval is.
         p_patients: Two-sided p of the sign-flip test: were the two arms exchanged for whole patients at random.
         n: Items.
         patients: Patients.
@@ -93,21 +94,35 @@ def compare(arm: Sequence[Outcome], other: Sequence[Outcome], *, resamples: int 
 
 
 def t_interval(differences: Floats, *, level: float = 0.95) -> tuple[float, float]:
-    """Give Student's interval of a mean of differences; undefined for fewer than two."""
-    count = len(differences)
-    if count < 2:
-        return math.nan, math.nan
-    half = float(stats.t.ppf((1 + level) / 2, count - 1) * differences.std(ddof=1) / math.sqrt(count))
-    return float(differences.mean()) - half, float(differences.mean()) + half
+    """Give Student's interval of a mean of differences; undefined for fewer than two, or one like the other.
+
+    Differences that are all the same, but not 0, say nothing of how much seeds differ: an interval without width would
+    claim that they don't. Where all are 0, nothing was changed, and the interval is from 0 to 0.
+    """
+    mean, error = _mean_and_error(differences)
+    if error == 0:
+        return (0.0, 0.0) if mean == 0 else (math.nan, math.nan)
+    half = float(stats.t.ppf((1 + level) / 2, max(len(differences) - 1, 1))) * error
+    return mean - half, mean + half
 
 
 def t_test(differences: Floats) -> float:
-    """Give the two-sided p of Student's test that a mean of differences is 0; undefined for fewer than two."""
+    """Give the two-sided p of Student's test that a mean of differences is 0.
+
+    Returns:
+        1 where all differences are 0; NaN, not testable, for fewer than two, or where all are the same and not 0.
+    """
+    mean, error = _mean_and_error(differences)
+    if error == 0:
+        return 1.0 if mean == 0 else math.nan
+    return float(2 * stats.t.sf(abs(mean) / error, max(len(differences) - 1, 1)))
+
+
+def _mean_and_error(differences: Floats) -> tuple[float, float]:
+    """Give the mean and its standard error, 0 where the differences differ by rounding only; NaN for fewer than two."""
     count = len(differences)
     if count < 2:
-        return math.nan
-    spread = float(differences.std(ddof=1)) / math.sqrt(count)
-    mean = float(differences.mean())
-    if spread == 0:
-        return 1.0 if mean == 0 else 0.0
-    return float(2 * stats.t.sf(abs(mean) / spread, count - 1))
+        return math.nan, math.nan
+    spread = float(differences.std(ddof=1))
+    rounding = 1e-12 * float(np.abs(differences).max())
+    return float(differences.mean()), 0.0 if spread <= rounding else spread / math.sqrt(count)

@@ -72,7 +72,7 @@ def _differences(size: str, found: Mapping[str, Any], names: Mapping[str, str]) 
         for metric, figure in arm["metrics"].items():
             gap = figure["difference"]
             if gap is not None:
-                intervals = (_interval(gap["over_seeds"]), _interval(gap["over_patients"]))
+                intervals = (_over_seeds(gap), _interval(gap["over_patients"]))
                 p, mark = _p(gap["p_patients_holm"]), "*" if gap["clear"] else ""
                 rows.append((name, arm["against"], names[metric], _signed(gap["mean"]), *intervals, p, mark))
     return Shown(f"{size}: differences", heading, tuple(rows))
@@ -114,6 +114,13 @@ def _interval(ends: Sequence[float | None]) -> str:
     if None in ends:
         return DASH
     return f"{_signed(ends[0])} to {_signed(ends[1])}"
+
+
+def _over_seeds(gap: Mapping[str, Any]) -> str:
+    """Write the interval over seeds, or why nothing can be said of other seeds."""
+    if None not in gap["over_seeds"]:
+        return _interval(gap["over_seeds"])
+    return f"{DASH} ({'one seed' if len(gap['seeds']) == 1 else 'the same in every seed'})"
 
 
 def _p(value: float | None) -> str:
