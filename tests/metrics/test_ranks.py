@@ -10,25 +10,7 @@ from medmoe.metrics import (
     query_average_precision,
     rank_embeddings,
     rank_rows,
-    weighted_median,
 )
-
-
-def slow_rank(similarity: np.ndarray, relevant: np.ndarray) -> list[float]:
-    ranks = []
-    for row, truth in zip(similarity.tolist(), relevant.tolist(), strict=True):
-        good = [value for value, right in zip(row, truth, strict=True) if right and value == value]
-        bad = [value for value, right in zip(row, truth, strict=True) if not right]
-        ranks.append(1.0 + sum(value >= max(good) for value in bad) if good else len(row) + 1.0)
-    return ranks
-
-
-def test_ranks_match_a_loop_with_ties_nan_and_several_relevant() -> None:
-    rng = np.random.default_rng(0)
-    similarity = rng.integers(0, 4, (40, 7)).astype(float)
-    similarity[rng.random((40, 7)) < 0.1] = np.nan
-    relevant = rng.random((40, 7)) < 0.3
-    assert best_rank(similarity, relevant).tolist() == slow_rank(similarity, relevant)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, np.nan, -np.inf])
@@ -50,14 +32,6 @@ def test_nan_of_the_relevant_candidate_alone_loses_and_of_others_does_not_win() 
 
 def test_the_true_pair_on_top_is_a_hit_at_one() -> None:
     assert hits_at_k(np.eye(5), np.eye(5, dtype=bool), 1).tolist() == [1] * 5
-
-
-def test_the_weighted_median_is_that_of_the_repeated_items() -> None:
-    rng = np.random.default_rng(4)
-    values, weights = rng.normal(size=9), rng.integers(0, 4, (20, 9))
-    expected = [np.median(np.repeat(values, row)) for row in weights]
-    assert weighted_median(values, weights.astype(float)) == pytest.approx(expected)
-    assert weighted_median(values) == np.median(values)
 
 
 def slow_average_precision(row: list[float], truth: list[bool]) -> float:

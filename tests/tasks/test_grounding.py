@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from constructed import WIDTH, code, context, evidence, sample
-from sklearn.metrics import jaccard_score, roc_auc_score
 
 from medmoe.tasks.base import Evidence
 from medmoe.tasks.grounding import Grounding, _other_images, find_items, heatmaps, size_of
@@ -17,10 +16,7 @@ from medmoe.tasks.heatmaps import (
     contrast_to_noise,
     dot_heatmaps,
     inside,
-    mask_auroc,
-    overlap,
     peaks,
-    ranks,
     rescaled,
     standardised,
     upsample,
@@ -235,21 +231,6 @@ def random_maps(count: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return maps, target
 
 
-def test_mask_auroc_is_that_of_scikit_learn() -> None:
-    maps, target = random_maps()
-    found = mask_auroc(ranks(standardised(maps)), target)
-    expected = [roc_auc_score(own.ravel(), heat.ravel()) for own, heat in zip(target, maps, strict=True)]
-    np.testing.assert_allclose(found, expected, atol=1e-9)
-
-
-def test_overlap_is_that_of_scikit_learn() -> None:
-    maps, target = random_maps()
-    marked = rescaled(maps) >= 0.6
-    expected = [jaccard_score(own.ravel(), one.ravel()) for own, one in zip(target, marked, strict=True)]
-    np.testing.assert_allclose(overlap(marked, target), expected, atol=1e-9)
-    assert overlap(np.zeros_like(marked), np.zeros_like(target)).tolist() == [0] * 6
-
-
 def test_contrast_to_noise_is_its_formula_whatever_the_scale() -> None:
     maps, target = random_maps()
     found = contrast_to_noise(standardised(maps), target)
@@ -257,14 +238,6 @@ def test_contrast_to_noise_is_its_formula_whatever_the_scale() -> None:
         spread = np.sqrt(heat[own].var() + heat[~own].var())
         assert value == pytest.approx((heat[own].mean() - heat[~own].mean()) / spread, abs=1e-9)
     np.testing.assert_allclose(contrast_to_noise(standardised(7 * maps - 3), target), found, atol=1e-9)
-
-
-@pytest.mark.parametrize("full", [False, True])
-def test_an_empty_side_gives_no_contrast_and_half_the_area(full: bool) -> None:
-    maps, target = random_maps(2)
-    target[:] = full
-    assert contrast_to_noise(standardised(maps), target).tolist() == [0, 0]
-    assert mask_auroc(ranks(standardised(maps)), target).tolist() == [0.5, 0.5]
 
 
 def test_two_level_heatmaps_without_noise_have_no_ratio() -> None:

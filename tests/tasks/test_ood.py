@@ -8,8 +8,6 @@ import pytest
 import torch
 from constructed import context
 from pixel_model import images, look, looking
-from scipy.special import logsumexp, softmax
-from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.neighbors import NearestNeighbors
 
@@ -45,32 +43,6 @@ def test_nan_is_never_let_through() -> None:
     assert threshold_at(scores, 0.75) == 1
     assert threshold_at(scores, 1.0) == -np.inf
     assert accepts(scores, -np.inf).tolist() == [True, False, True, True]
-
-
-def test_router_scores_are_those_of_the_formulas() -> None:
-    found = look(images())
-    logits = found.image_logits.double().numpy()
-    np.testing.assert_allclose(softmax_score(found), softmax(logits, axis=1).max(axis=1), atol=1e-12)
-    np.testing.assert_allclose(energy_score(found), logsumexp(logits, axis=1), atol=1e-9)
-
-
-def test_the_neighbour_is_that_of_scikit_learn() -> None:
-    generator = torch.Generator().manual_seed(0)
-    fit, embed = torch.randn(30, 6, generator=generator), torch.randn(11, 6, generator=generator)
-    for k in (1, 3, 30):
-        distance, _ = NearestNeighbors(n_neighbors=k, metric="cosine").fit(fit).kneighbors(embed)
-        np.testing.assert_allclose(neighbour_score(embed, fit, k=k), 1 - distance[:, -1], atol=1e-6)
-    np.testing.assert_allclose(neighbour_score(embed, fit, k=99), neighbour_score(embed, fit, k=30))
-
-
-def test_mahalanobis_is_the_distance_to_the_nearest_mean_under_the_shared_shrunk_covariance() -> None:
-    generator = torch.Generator().manual_seed(0)
-    fit, embed = torch.randn(40, 5, generator=generator).double(), torch.randn(7, 5, generator=generator).double()
-    groups = np.arange(40) % 3
-    means = np.stack([fit.numpy()[groups == group].mean(axis=0) for group in range(3)])
-    model = LedoitWolf(assume_centered=True).fit(fit.numpy() - means[groups])
-    expected = [-min(model.mahalanobis((one - mean)[None])[0] for mean in means) for one in embed.numpy()]
-    np.testing.assert_allclose(mahalanobis_score(embed, fit, groups), expected, rtol=1e-9)
 
 
 def test_feature_scores_need_finite_training_images_of_known_modalities() -> None:

@@ -198,6 +198,10 @@ def log_loss(logits: ArrayLike, truth: ArrayLike, temperature: float = 1.0, weig
         truth: [n] index of the class, or [n] bool.
         temperature: What the logits are divided by.
         weights: [n] or [R, n] weight of each item.
+
+    Returns:
+        NaN where a logit is NaN, of whatever weight: a loss without bound has no worst value to count; and where nothing
+        has weight.
     """
     given = np.asarray(logits, dtype=np.float64) / temperature
     table = np.column_stack([np.zeros(len(given)), given]) if given.ndim == 1 else given

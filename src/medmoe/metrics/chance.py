@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ def chance_at_k(relevant: Bools, k: int) -> float:
     Args:
         relevant: [Q, C] bool; r of a query is its number of relevant candidates.
         k: How many candidates count.
+
+    Returns:
+        From 0 to 1; NaN without a query, as all figures of chance.
     """
     return chance_of_hit(relevant.sum(axis=1), relevant.shape[1], k)
 
@@ -44,12 +48,14 @@ def chance_of_hit(counts: NDArray[Any], candidates: int, k: int) -> float:
         candidates: C.
         k: How many candidates count.
     """
-    return float(_chances(counts, candidates, min(k, candidates))[-1])
+    return float(_chances(counts, candidates, min(k, candidates))[-1]) if len(counts) else math.nan
 
 
 def chance_of_median_rank(counts: NDArray[Any], candidates: int) -> float:
     """Compute `chance_median_rank` from how many candidates are relevant to each query."""
-    reached = np.flatnonzero(_chances(counts, candidates, candidates) >= 0.5)
+    if not len(counts):
+        return math.nan
+    reached = np.flatnonzero(_chances(counts, candidates, candidates) >= 0.5 - 1e-9)  # no rounding error decides
     return float(reached[0] + 1) if len(reached) else candidates + 1.0
 
 
@@ -64,6 +70,8 @@ def chance_of_average_precision(counts: NDArray[Any], candidates: int) -> float:
         counts: [Q] relevant candidates of each query.
         candidates: C.
     """
+    if not len(counts):
+        return math.nan
     harmonic = float(np.sum(1.0 / np.arange(1, candidates + 1)))
     others = (np.asarray(counts) - 1.0) / max(candidates - 1, 1)
     each = (harmonic + others * (candidates - harmonic)) / candidates

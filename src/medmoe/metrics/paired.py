@@ -63,12 +63,17 @@ def paired_difference(
         resampler: Of the items' patients.
         level: Coverage of the interval.
         bca: Whether the interval is corrected for bias and acceleration; the p value isn't.
+
+    Returns:
+        The difference; of a single patient without interval and p, since draws of one patient never vary.
     """
 
     def less(weights: Floats) -> Floats:
         return first(weights) - second(weights)
 
     value = float(less(np.ones((1, len(resampler.codes))))[0])
+    if resampler.clusters < 2:
+        return Difference(value, math.nan, math.nan, math.nan, len(resampler.codes))
     draws = resampler.draws(less)
     jackknife = resampler.jackknife(less) if bca else None
     return difference_of_draws(value, draws, len(resampler.codes), jackknife=jackknife, level=level)
@@ -85,8 +90,13 @@ def paired_means(
         resampler: Of the items' patients.
         level: Coverage of the interval.
         bca: Whether the interval is corrected for bias and acceleration.
+
+    Returns:
+        The difference; undefined where an item's value is, and of a single patient without interval and p.
     """
     values = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    if resampler.clusters < 2:
+        return Difference(float(values.mean()), math.nan, math.nan, math.nan, len(values))
     jackknife = resampler.jackknife_means(values) if bca else None
     return difference_of_draws(
         float(values.mean()), resampler.means(values), len(values), jackknife=jackknife, level=level

@@ -169,11 +169,16 @@ def weighted_median(values: Floats, weights: Floats | None = None) -> Floats:
         weights: [n] or [R, n] whole, not negative.
 
     Returns:
-        [] or [R].
+        [] or [R]; NaN where nothing has weight. A NaN value counts as the highest: the median is NaN where it falls on
+        one.
     """
+    given = weighed(weights, len(values))
+    if not len(values):
+        return np.full(given.shape[:-1], np.nan)
     order = np.argsort(values, kind="stable")
     ordered = values[order]
-    reached = np.cumsum(weighed(weights, len(values))[..., order], axis=-1)
+    reached = np.cumsum(given[..., order], axis=-1)
     half = reached[..., -1:] / 2
-    result: Floats = (ordered[(reached >= half).argmax(axis=-1)] + ordered[(reached > half).argmax(axis=-1)]) / 2
+    middle = (ordered[(reached >= half).argmax(axis=-1)] + ordered[(reached > half).argmax(axis=-1)]) / 2
+    result: Floats = np.where(reached[..., -1] > 0, middle, np.nan)
     return result

@@ -199,7 +199,7 @@ def bootstrap(
         bca: Whether the percentiles are corrected for bias and acceleration.
 
     Returns:
-        Lower and upper end.
+        Lower and upper end: undefined where a value is, and without width for a single patient.
 
     >>> bootstrap([1.0, 1.0, 1.0], ["a", "a", "b"])
     (1.0, 1.0)

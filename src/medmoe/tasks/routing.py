@@ -61,7 +61,7 @@ class Routing:
         details: dict[str, Any] = {
             "modalities": list(evidence.modalities),
             "outside": dict(outside),
-            "image": _describe(true[known], image[known], evidence.image_logits[known]),
+            "image": describe(true[known], image[known], evidence.image_logits[known]),
             "findings": usage(evidence, image),
         }
         figures = _figures("image_router_accuracy", image == true, true, known, evidence, context)
@@ -75,7 +75,7 @@ class Routing:
             agreement["router_agreement"].controls["independent"] = _by_accident(joint, len(paired))
             figures |= agreement
             details["image_by_text"] = joint.tolist()
-            details["text"] = _describe(true[paired], text[paired], evidence.text_logits[paired])
+            details["text"] = describe(true[paired], text[paired], evidence.text_logits[paired])
         swapped, details["swap"] = swap(evidence, context, fewest=self.fewest, most=self.most)
         return TaskResult(metrics(figures | by_group(swapped)), details)
 
@@ -149,8 +149,19 @@ def _balanced(true: Ints, predicted: Ints, rows: Ints, evidence: Evidence, conte
     return Figure(value, draws, len(true), {"chance": constant, "majority": constant})
 
 
-def _describe(true: Ints, predicted: Ints, logits: torch.Tensor) -> dict[str, Any]:
-    """Give a router's confusion (rows true, columns chosen), load (share of each expert) and entropies in nats."""
+def describe(true: Ints, predicted: Ints, logits: torch.Tensor) -> dict[str, Any]:
+    """Say how a router chose.
+
+    Args:
+        true: [n] place of each image's modality.
+        predicted: [n] the expert chosen, or -1.
+        logits: [n, K] the router's scores.
+
+    Returns:
+        `confusion` [K, K] (rows true, columns chosen), `undecided`, `load` [K] (share of each expert among the decided;
+        all 0 where none is), `load_entropy` and `entropy` in nats (None where nothing is decided, or every row has a
+        NaN).
+    """
     experts = logits.shape[1]
     decided = predicted >= 0
     confusion = np.zeros((experts, experts), dtype=np.int64)
@@ -158,11 +169,11 @@ def _describe(true: Ints, predicted: Ints, logits: torch.Tensor) -> dict[str, An
     load = np.bincount(predicted[decided], minlength=experts) / max(1, decided.sum())
     weight = torch.softmax(logits.double(), dim=1)
     each = torch.special.entr(weight).sum(dim=1).nanmean()
-    of_load = -sum(share * np.log(share) for share in load if share > 0)
+    of_load = -sum(share * np.log(share) for share in load if share > 0) if decided.any() else None
     return {
         "confusion": confusion.tolist(),
         "undecided": int((~decided).sum()),
         "load": [float(share) for share in load],
-        "load_entropy": float(of_load),
+        "load_entropy": None if of_load is None else float(of_load),
         "entropy": float(each) if torch.isfinite(each) else None,
     }
