@@ -200,8 +200,8 @@ def log_loss(logits: ArrayLike, truth: ArrayLike, temperature: float = 1.0, weig
         weights: [n] or [R, n] weight of each item.
 
     Returns:
-        NaN where a logit is NaN, of whatever weight: a loss without bound has no worst value to count; and where nothing
-        has weight.
+        NaN where a logit is NaN, of whatever weight (a loss without bound has no worst value to count), and where
+        nothing has weight.
     """
     given = np.asarray(logits, dtype=np.float64) / temperature
     table = np.column_stack([np.zeros(len(given)), given]) if given.ndim == 1 else given
