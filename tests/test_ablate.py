@@ -9,6 +9,7 @@ import shutil
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from medmoe.evaluate import evaluate, gather
 from medmoe.metrics import balanced_accuracy
 from medmoe.tasks import Context, Evidence, make_context
 from medmoe.tasks.outcomes import METRICS, Outcome, folded, load_outcomes, outcomes_of, save_outcomes, shares
+from medmoe.types import Sample
 from small_runs import built, changed, phantoms, rows
 
 SMALL = (
@@ -289,6 +291,15 @@ def test_a_smaller_number_of_patients_is_part_of_a_larger_one():
     assert len({few.facts(index).patient for index in range(len(few))}) == 5
     assert few[0].key == few.facts(0).key
     assert few.content(1) == source.content(few.rows[1])
+
+
+def test_patients_of_one_id_in_two_data_sets_are_two():
+    class Renamed(PhantomSource):
+        def facts(self, index: int) -> Sample:
+            return replace(super().facts(index), patient="1", source=f"set {index % 3}")
+
+    few = FewerPatients(Renamed(6, size=32), 2)
+    assert len({few.facts(index).source for index in range(len(few))}) == 2
 
 
 def test_more_patients_than_there_are_is_refused():

@@ -61,3 +61,12 @@ def test_moving_changes_no_value():
 def test_moving_works_for_every_arrow_of_the_flow():
     pyramid = move(types.Routing(torch.zeros(1, 2), torch.zeros(1, 1).long(), torch.ones(1, 1)), "meta")
     assert pyramid.logits.device.type == "meta"
+
+
+def test_a_person_is_told_by_the_data_set_and_the_id():
+    def person(patient: str | None, source: str | None) -> str | None:
+        return Sample("k", np.zeros((1, 1)), patient=patient, source=source).person
+
+    assert (person(None, "a"), person("1", None), person("1", ""), person("1", "a")) == (None, "1", "1", "a/1")
+    named = [("b/1", "a"), ("1", "a/b"), ("1", "a%2Fb"), ("1", "a")]
+    assert len({person(*one) for one in named}) == len(named)

@@ -59,7 +59,7 @@ class Sample:
         question: A question about the image.
         answer: The answer to the question.
         domain: Site or scanner the image came from.
-        patient: Patient id; splits and intervals go by it.
+        patient: Patient id, the same person's within a data set; splits and intervals go by `person`.
         study: Study id.
         source: Data set the image belongs to.
     """
@@ -82,6 +82,16 @@ class Sample:
     patient: str | None = None
     study: str | None = None
     source: str | None = None
+
+    @property
+    def person(self) -> str | None:
+        """Who the image is of: the patient id with the data set's name, since two data sets may use one id.
+
+        None without a patient id; the id alone without a data set's name.
+        """
+        if self.patient is None or not self.source:
+            return self.patient
+        return f"{self.source.replace('%', '%25').replace('/', '%2F')}/{self.patient}"
 
 
 @dataclass(frozen=True, slots=True)

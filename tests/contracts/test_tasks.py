@@ -1,6 +1,7 @@
 """What every row of `TASKS` keeps."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,3 +112,16 @@ def test_useless_embeddings_never_beat_chance(name: str, fill: float) -> None:
     for metric_name, metric in TASKS[name]().evaluate(evidence(fill=fill), context(fill=fill)).metrics.items():
         if "median_rank" not in metric_name:
             assert metric.value <= metric.controls["chance"] + 1e-9, metric_name
+
+
+def test_patients_of_one_id_in_two_data_sets_are_drawn_apart(name: str):
+    def told(rename: bool) -> dict[str, Metric]:
+        own = evidence()
+        samples = []
+        for one in own.samples:
+            patient = f"{one.modality}{one.patient}" if rename else one.patient
+            samples.append(replace(one, source=f"set of {one.modality}", patient=patient))
+        own = replace(own, samples=tuple(samples))
+        return TASKS[name]().evaluate(own, replace(context(), again=lambda change: own)).metrics
+
+    assert told(rename=False) == told(rename=True)

@@ -157,6 +157,14 @@ def test_different_items_are_not_paired(change: dict[str, Any]):
     assert (found.how, found.reason) == ("refused", "the items differ")
 
 
+def test_named_items_are_paired_though_their_patients_are_named_otherwise():
+    keys = [str(place) for place in range(40)]
+    first, second = pair("hit", FIRST, SECOND, keys=keys)
+    kept = dict(second.of("task")["items"])
+    renamed = run(dict(second.tasks["task"]), kept={**kept, "patients": [f"set/{own}" for own in kept["patients"]]})
+    assert compare(first, renamed, "task", "hit") == compare(first, second, "task", "hit")
+
+
 def test_figures_of_different_n_are_not_compared():
     found = compare(run({"a": figure(0.5)}), run({"a": figure(0.5, n=39)}), "task", "a")
     assert found.reason == "different items (n 40 and 39)"

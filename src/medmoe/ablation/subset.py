@@ -23,7 +23,7 @@ class FewerPatients:
 
     def __init__(self, source: Source, patients: int, *, seed: int = 0) -> None:
         self.source = source
-        owners = [source.facts(index).patient or f"\n{index}" for index in range(len(source))]
+        owners = [source.facts(index).person or f"\n{index}" for index in range(len(source))]
         known = list(dict.fromkeys(owners))
         if not 0 < patients <= len(known):
             raise DataError(f"{patients} patients asked for, there are {len(known)}", where="--patients")

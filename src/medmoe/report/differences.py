@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from medmoe.metrics import Floats, Resampler, holm, interval, sign_flip
+from medmoe.metrics import Floats, Resampler, cluster_codes, holm, interval, sign_flip
 from medmoe.report.details import Items, items
 from medmoe.report.figures import Figure
 from medmoe.report.runs import Run
@@ -114,10 +114,18 @@ def _matched(first: Items, second: Items) -> tuple[Items, Items] | None:
             return None
         second = second.take(np.array([place[key] for key in first.keys], dtype=np.int64))
     counts = ~np.isnan(first.values)
-    if first.patients != second.patients or not np.array_equal(counts, ~np.isnan(second.values)) or not counts.any():
+    if not _same_patients(first, second) or not np.array_equal(counts, ~np.isnan(second.values)) or not counts.any():
         return None
     rows = np.flatnonzero(counts)
     return first.take(rows), second.take(rows)
+
+
+def _same_patients(first: Items, second: Items) -> bool:
+    """Tell whether the same items are of the same patients; of named items patients may be named otherwise."""
+    if first.patients == second.patients:
+        return True
+    named = first.keys is not None and second.keys is not None
+    return named and np.array_equal(cluster_codes(first.patients), cluster_codes(second.patients))
 
 
 @dataclass(frozen=True)

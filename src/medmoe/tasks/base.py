@@ -66,8 +66,8 @@ class Evidence:
         return len(self.samples)
 
     def patients(self, rows: Sequence[int]) -> list[str | None]:
-        """Give the patient of each of these rows; None where unknown."""
-        return [self.samples[row].patient for row in rows]
+        """Give who each of these rows is of (`Sample.person`), by which intervals are drawn; None where unknown."""
+        return [self.samples[row].person for row in rows]
 
 
 class JointEncoder(Protocol):

@@ -57,7 +57,7 @@ class Outcome:
         values: [n] 1.0 where the model was right, 0.0 where not.
         chance: [n] how often an uninformed answer would be.
         items: [n] what was asked: the same in two models that were asked the same.
-        patients: [n] patient of each item; empty where unknown.
+        patients: [n] whom each item is of (`Sample.person`); empty where unknown.
         cells: [n] path of the cell that an item counts in, parts joined by `|`: cells count alike, whatever their size.
     """
 
@@ -174,7 +174,7 @@ class _Collector:
     def add(self, row: int, value: float, chance: float, cell: str, *, what: str = "") -> None:
         sample = self.evidence.samples[row]
         item = f"{sample.key}|{what}" if what else sample.key
-        self.rows.append((float(value), float(chance), item, sample.patient or "", cell))
+        self.rows.append((float(value), float(chance), item, sample.person or "", cell))
 
     def outcome(self, name: str) -> dict[str, Outcome]:
         if not self.rows:

@@ -61,7 +61,7 @@ def examples(own: Classes, evidence: Evidence) -> Examples:
 
 
 def _patient(sample: Sample, row: int) -> Hashable:
-    return ("image", row) if sample.patient is None else ("patient", sample.patient)
+    return ("image", row) if sample.person is None else ("patient", sample.person)
 
 
 @dataclass(frozen=True)

@@ -287,6 +287,18 @@ def test_a_patient_in_two_splits_is_told_by_rows_and_not_by_name(folder):
     assert len(ManifestSource(write(folder, rows[:3] + rows[4:5]))) == 4
 
 
+def test_the_same_id_in_two_data_sets_is_two_patients(folder):
+    rows = [
+        {"image": "a.png", "patient_id": "1", "split": "train", "source": "here"},
+        {"image": "b.png", "patient_id": "1", "split": "test", "source": "there"},
+        {"image": "b.png", "patient_id": "1", "split": "val"},
+    ]
+    assert len(ManifestSource(write(folder, rows))) == 3
+    rows.append({"image": "a.png", "patient_id": "1", "split": "val", "source": "there"})
+    told = message(lambda: ManifestSource(write(folder, rows)))
+    assert "the patient of row 4 (split 'val') is also in row 2 (split 'test'); put" in told
+
+
 def test_an_unknown_split_lists_those_there_are(folder):
     told = message(lambda: ManifestSource(write(folder, ROWS), split="valid"))
     assert "no split 'valid'; the manifest has: test (1 rows), train (2 rows)" in told

@@ -52,7 +52,8 @@ class ManifestSource:
         name: What keys begin with; the file's name by default.
 
     Raises:
-        DataError: If the file, a column, a value or an image file is missing or wrong, or one patient is in two splits.
+        DataError: If the file, a column, a value or an image file is missing or wrong, or one patient of a data set is
+            in two splits.
     """
 
     def __init__(
@@ -278,9 +279,13 @@ class ManifestSource:
         return np.flatnonzero(matches.fill_null(False).to_numpy(zero_copy_only=False)).astype(np.int64)
 
     def _refuse_leaks(self, table: pa.Table) -> None:
-        """Refuse one patient in two splits; the rows are named, the patient is not."""
+        """Refuse one patient in two splits, within a data set where there are several; rows are named, not patients."""
         if not {"split", "patient_id"} <= set(table.column_names):
             return
+        if "source" in table.column_names:
+            named = pc.fill_null(table["source"], ""), table["patient_id"], pa.scalar("\n", table["source"].type)
+            owner = pc.binary_join_element_wise(*named)
+            table = table.set_column(table.column_names.index("patient_id"), "patient_id", owner)
         known = table.select(["patient_id", "split"]).filter(pc.is_valid(table["patient_id"]))
         counted = known.group_by("patient_id").aggregate([("split", "count_distinct")])
         leaks = counted.filter(pc.greater(counted["split_count_distinct"], 1))
