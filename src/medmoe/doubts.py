@@ -12,7 +12,7 @@ from medmoe.adapters import Adapter
 from medmoe.build import facts_of, preprocess_of
 from medmoe.data.sources.base import Source
 from medmoe.errors import ConfigError
-from medmoe.leaks import TrainedOn, overlap, recall
+from medmoe.leaks import TrainedOn, namesakes, overlap, recall
 from medmoe.model import MedVLM
 from medmoe.tasks.foreign import is_foreign
 from medmoe.tasks.prompts import NO_FINDING, Prompts, load_prompts
@@ -57,7 +57,7 @@ def doubts(
         ConfigError: If no label of the data can be worded by the user's prompts.
         ModelError: If the record of what the model was trained on can't be read.
     """
-    asked, trained = set(tasks), None if isinstance(model, Adapter) else recall(path)
+    asked, trained = set(tasks), _record(path, model)
     told, checked, audit = _leaks(path, model, trained, source)
     labels = _labels(source, model.modalities) if asked & LABELLED else {}
     if labels and asked & WORDING:
@@ -65,6 +65,31 @@ def doubts(
     if labels and trained is not None:
         told += _untrained(labels, trained)
     return Doubts([*told, *of_preprocessing(model)], checked, audit)
+
+
+def of_leaks(path: Path, model: MedVLM | Adapter, source: Source) -> Doubts:
+    """Look for patients and images of a public data set among those that the model was trained on.
+
+    Names of data sets are the user's own in training and ours here, so ids alone are compared too.
+
+    Args:
+        path: Where the model was loaded from.
+        model: The model.
+        source: The samples to judge.
+
+    Raises:
+        ModelError: If the record of what the model was trained on can't be read.
+    """
+    trained = _record(path, model)
+    told, checked, audit = _leaks(path, model, trained, source)
+    alike = 0 if trained is None else namesakes(trained, source)
+    if alike:
+        told.append(
+            f"{alike} of {audit['judged_patients']} patient ids occur in training under another data set’s name: if it "
+            "is the same data set, figures on them say nothing of new patients"
+        )
+        audit["patient_ids_of_training_under_another_name"] = alike
+    return Doubts(told, checked, audit)
 
 
 def of_preprocessing(model: MedVLM | Adapter) -> list[str]:
@@ -158,6 +183,10 @@ def _labels(source: Source, modalities: Sequence[str]) -> Labels:
         own = labels.setdefault((sample.source or "", sample.modality), Counter())
         own.update(dict.fromkeys(sample.labels or (NO_FINDING,), 1))
     return labels
+
+
+def _record(path: Path, model: MedVLM | Adapter) -> TrainedOn | None:
+    return None if isinstance(model, Adapter) else recall(path)
 
 
 def _leaks(

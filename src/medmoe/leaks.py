@@ -13,7 +13,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,23 @@ def overlap(trained: TrainedOn, source: Source) -> Overlap:
         content = _content(source, index)
         copies += content is not None and any(record.holds_image(content) for record in trained.records)
     return Overlap(len(patients), images, sum(patients.values()), theirs, copies)
+
+
+def namesakes(trained: TrainedOn, source: Source) -> int:
+    """Count patients whose id was trained on, but under another data set's name alone: the same people, or not."""
+    found = set()
+    for _, sample in _facts(source):
+        nameless = replace(sample, source=None)
+        for record in trained.records:
+            if record.holds_patient(nameless) and not any(one.holds_patient(sample) for one in trained.records):
+                found.add(sample.patient)
+    return len(found)
+
+
+def copies_between(one: Source, other: Source) -> int:
+    """Count the images of a source that another one holds too, by their content; what can't be read is left out."""
+    there = {_content(other, index) for index in range(len(other))} - {None}
+    return sum(_content(one, index) in there for index in range(len(one)))
 
 
 def read_record(path: Path) -> TrainedOn:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pyarrow.parquet import read_table
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 from small_sets import image, table, write
 
 from medmoe.benchmarks import Judge, judge_of, load_set, load_suite, read_prompts, remarks, run_benchmark
 from medmoe.benchmarks import table as as_table
 from medmoe.benchmarks.figures import multi_label, single_label
+from medmoe.benchmarks.run import _means
 from medmoe.data.sources.base import Source
+from medmoe.data.sources.manifest import ManifestSource
+from medmoe.doubts import Doubts, of_leaks
 from medmoe.errors import ConfigError, DataError
+from medmoe.leaks import remember
 from medmoe.modalities import SIX
 from medmoe.tasks.base import Context, Evidence
+from medmoe.tasks.figures import Figure
 from medmoe.types import TextEmbedding
+from micro import medmoe
 from small_runs import built
 
 WIDTH = 64
@@ -101,14 +109,53 @@ def test_the_table_has_our_figures_beside_the_published_ones(result: dict[str, A
     header, rows = as_table(result)
     assert header[:4] == ("data set", "n", "metric", "ours, % [95 %]")
     assert header[-1] == "MedMoE"
-    assert list(dict.fromkeys(row[0] for row in rows[:-1])) == list(load_suite("paper-table1").sets)
+    assert list(dict.fromkeys(row[0] for row in rows[:-2])) == list(load_suite("paper-table1").sets)
     assert all(len(row) == len(header) for row in rows)
     chexpert = rows[0]
     assert chexpert[1:3] == ("15", "accuracy")
     assert chexpert[4:6] == ("20.0", "20.0")
     assert [row[2] for row in rows if row[0] == "breast_us"] == ["auroc", "accuracy"]
     assert chexpert[6:] == ("61.00", "59.42", "30.30", "38.30", "65.90", "66.03")
-    assert rows[-1][0] == "mean of 8 of 9"
+
+
+def test_means_are_over_data_sets_of_one_metric_beside_the_published_ones_of_the_same(result: dict[str, Any]):
+    accuracy, auroc = result["means"]
+    assert (accuracy["metric"], auroc["metric"]) == ("accuracy", "auroc")
+    assert auroc["sets"] == ["rsna", "thyroid_us", "breast_us", "acl_mri"]  # the meniscus isn't on disk
+    judged = {row["set"]: row for row in result["rows"] if row["status"] == "evaluated"}
+    for mean in (accuracy, auroc):
+        values = [judged[name]["ours"]["value"] for name in mean["sets"]]
+        assert mean["value"] == pytest.approx(np.mean(values), abs=1e-12)
+    header, rows = as_table(result)
+    assert [row[:3] for row in rows[-2:]] == [("mean of 4 of 9", "", "accuracy"), ("mean of 4 of 9", "", "auroc")]
+    for mean, row in zip((accuracy, auroc), rows[-2:], strict=True):
+        for model in ("MedMoE", "GLoRIA"):
+            percents = [judged[name]["published"][0]["percent"][model] for name in mean["sets"]]
+            assert row[header.index(model)].rstrip("!") == f"{np.mean(percents):.2f}"
+    assert not [cell for row in rows[-2:] for cell in row[6:] if not cell]
+
+
+def test_an_undefined_figure_is_in_no_mean():
+    one, lost = Figure(0.5, np.full(3, 0.5), 9), Figure(float("nan"), np.full(3, np.nan), 9)
+    (mean,) = _means([(load_set("rsna"), one), (load_set("acl_mri"), lost), (load_set("bach"), lost)], of=4)
+    assert (mean["metric"], mean["sets"], mean["of"], mean["value"]) == ("auroc", ["rsna"], 4, 0.5)
+
+
+def test_a_mean_stands_beside_those_whose_figures_of_all_its_data_sets_are_published(tmp_path: Path):
+    write("rsna", tmp_path)
+    write("bach", tmp_path)
+    own = tmp_path / "own.json"
+    source = {"what": "table", "cite": "us", "url": "https://example.org"}
+    value = {"name": "own", "title": "", "source": source, "protocol": "zero_shot", "sets": ["rsna", "bach", "fives"]}
+    own.write_text(json.dumps(value))
+    result = run_benchmark(str(own), tmp_path, judge_of(built(), resamples=5))
+    assert [(mean["metric"], mean["sets"], mean["of"]) for mean in result["means"]] == [
+        ("auroc", ["rsna"], 3),
+        ("accuracy", ["bach"], 3),
+    ]
+    header, rows = as_table(result)
+    assert rows[-1][header.index("GLoRIA")] == ""  # says nothing of bach
+    assert rows[-1][header.index("UniMed-CLIP")] == "?"
 
 
 def test_what_is_not_on_disk_is_marked_with_what_is_expected(result: dict[str, Any]):
@@ -183,6 +230,68 @@ def test_a_model_without_modalities_takes_any(tmp_path: Path):
     assert not [note for note in run_benchmark("fives", tmp_path, judge)["rows"][0]["warnings"] if "trained" in note]
 
 
+def trained_on(folder: Path, rows: list[dict[str, str]]) -> Callable[[Source], Doubts]:
+    """Let a run in a folder remember a manifest's rows, and give what looks for them."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["image", "text", "modality", "patient_id", "source"])
+        writer.writeheader()
+        writer.writerows({"text": "a", "modality": "xray", **row} for row in rows)
+    remember(folder, ManifestSource(folder / "manifest.csv"))
+    return lambda source: of_leaks(folder, built(), source)
+
+
+def test_patients_and_images_of_training_are_looked_for_in_each_data_set(tmp_path: Path):
+    folder = write("chexpert_5x200", tmp_path)
+    paths = sorted((folder / "CheXpert-v1.0-small").rglob("*.jpg"))
+    known = {"image": str(paths[0]), "patient_id": "patient00000", "source": "chexpert_5x200"}
+    check = trained_on(tmp_path / "run", [known, {"image": str(paths[-1]), "patient_id": "x", "source": "mine"}])
+    told = run_benchmark("chexpert_5x200", tmp_path, judge_of(built(), resamples=5), check=check)
+    row = told["rows"][0]
+    assert row["leak_check"] == "1 of 8 patients and 1 copied images of 15 images were trained on"
+    assert row["audit"]["images_of_shared_patients"] == 2
+    for words in ("1 of 8 judged patients (2 images) were trained on", "1 image of 15 is a copy of images"):
+        assert any(words in warning for warning in row["warnings"])
+        assert any(line.startswith("chexpert_5x200: ") and words in line for line in remarks(told))
+
+
+def test_patient_ids_of_training_under_another_name_are_told_apart_from_shared_patients(tmp_path: Path):
+    folder = write("chexpert_5x200", tmp_path)
+    image(tmp_path / "run" / "own.png", 99)
+    check = trained_on(tmp_path / "run", [{"image": "own.png", "patient_id": "patient00001", "source": "CheXpert"}])
+    row = run_benchmark(folder.name, tmp_path, judge_of(built(), resamples=5), check=check)["rows"][0]
+    assert row["audit"]["shared_patients"] == 0
+    assert row["audit"]["patient_ids_of_training_under_another_name"] == 1
+    assert any("1 of 8 patient ids occur in training under another data set’s name" in one for one in row["warnings"])
+
+
+def test_a_model_without_a_record_says_once_that_nobody_could_look(tmp_path: Path):
+    for name in ("fives", "refuge"):
+        write(name, tmp_path)
+    own = tmp_path / "own.json"
+    source = {"what": "table", "cite": "us", "url": "https://example.org"}
+    value = {"name": "own", "title": "", "source": source, "protocol": "zero_shot", "sets": ["fives", "refuge"]}
+    own.write_text(json.dumps(value))
+    judge = judge_of(built(), resamples=5)
+    told = run_benchmark(str(own), tmp_path, judge, check=lambda source: of_leaks(tmp_path, built(), source))
+    assert [line.startswith("leak check: not possible") for line in remarks(told)].count(True) == 1
+
+
+def test_the_command_looks_for_images_of_training_and_tells_of_them(run: Path, phantoms: Path, tmp_path: Path):
+    seen = next(row for row in read_table(phantoms / "manifest.parquet").to_pylist() if row["split"] == "train")
+    folder = write("breast_us", tmp_path)
+    copied = sorted((folder / "images").iterdir())[0]
+    copied.write_bytes((phantoms / seen["image"]).read_bytes())
+    out = tmp_path / "table.json"
+    words = ("--root", tmp_path, "--resamples", 5, "--workers", 0, "--json", out)
+    said = medmoe("eval", run, "--benchmark", "breast_us", *words)
+    assert said.code == 0, said
+    row = json.loads(out.read_text())["benchmark"]["rows"][0]
+    assert row["audit"]["identical_images_of_other_patients"] == 1
+    told = "breast_us: 1 image of 6 is a copy of images that were trained on, under other patients"
+    assert told in " ".join(said.out.split())
+
+
 def test_each_data_set_is_told_before_it_is_judged(tmp_path: Path):
     write("fives", tmp_path)
     told: list[str] = []
@@ -193,7 +302,7 @@ def test_each_data_set_is_told_before_it_is_judged(tmp_path: Path):
 def test_nothing_on_disk_gives_a_table_without_figures(tmp_path: Path, judge: Judge):
     result = run_benchmark("unimed-21", tmp_path, judge)
     assert {row["status"] for row in result["rows"]} == {"not on disk"}
-    assert result["mean"] == {"sets": 0, "of": 21, "value": None, "low": None, "high": None, "controls": {}}
+    assert result["means"] == []
     header, rows = as_table(result)
     assert len(rows) == 21
     assert rows[-1][list(header).index("UniMed-CLIP")] == "?"
@@ -330,6 +439,16 @@ def test_the_probe_stands_beside_features_that_nobody_trained(tmp_path: Path):
     result = run_benchmark("paper-table2", tmp_path, judge_of(built(), resamples=5))
     row = next(row for row in result["rows"] if row["set"] == "acl_mri")
     assert {"raw_pixels", "random_weights", "shuffled"} <= set(row["ours"]["1"]["controls"])
+
+
+def test_copies_of_the_images_that_a_probe_is_fitted_on_are_told(tmp_path: Path):
+    folder = write("thyroid_us", tmp_path, each=12)
+    rows = [(f"images/{100 + number}_1.jpg", ("benign", "malignant")[number % 2]) for number in range(24)]
+    table(folder / "thyroid_train_fold1.csv", ("img_dir", "label"), rows)
+    for number, (name, _) in enumerate(rows):
+        image(folder / name, number if number < 3 else 200 + number)
+    row = run_benchmark("paper-table2", tmp_path, knowing("thyroid_us"))["rows"][1]
+    assert "3 of 24 images are copies of images that the probe is fitted on" in row["warnings"]
 
 
 def test_a_patient_of_the_training_table_is_not_evaluated(tmp_path: Path):

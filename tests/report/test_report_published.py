@@ -41,10 +41,11 @@ def benchmark(**changes: Any) -> dict[str, Any]:
             "expected": "bach/truth.csv",
         },
     ]
-    mean = {"sets": 1, "of": 2, "value": 0.625, "low": 0.5, "high": 0.75, "controls": {"chance": 0.5}}
+    mean = {"metric": "auroc", "sets": ["rsna"], "of": 2, "value": 0.625, "low": 0.5, "high": 0.75}
+    mean |= {"controls": {"chance": 0.5}}
     about = {"command": "medmoe eval runs/a --benchmark paper-table1 --root data", "model": "runs/a"}
     found = {"suite": "paper-table1", "title": "MedMoE, Table 1", "source": "https://example.org/table", "rows": rows}
-    found |= {"protocol": "zero_shot", "fingerprint": "f00", "mean": mean, "notes": ["Prompts are ours."]}
+    found |= {"protocol": "zero_shot", "fingerprint": "f00", "means": [mean], "notes": ["Prompts are ours."]}
     return {"benchmark": {**found, **changes}, "about": about}
 
 
@@ -55,11 +56,13 @@ def test_our_column_stands_beside_the_published_ones(tmp_path: Path):
     for words in ("GLoRIA", "78.32", "50.00!", "?", "62.5 [57.5, 67.5]", "chance 50.0", "n 8: n too small"):
         assert page.says(words), words
     assert page.says("not on diskexpected bach/truth.csv")
-    assert page.says("meanof 1 of 2 data sets")
+    assert page.says("mean of 1 of 2rsna")
+    assert page.source.count("<td>78.32</td>") == 3  # of both data sets, and the mean of the one that was judged
     assert page.says("rsna: 8 images on disk, 8,006 published")
     assert page.says("Prompts are ours.")
     assert page.says("medmoe eval runs/a --benchmark paper-table1 --root data")
     assert not page.says("no figure was computed")
+    assert page.says("table: not checked whether training shares patients or images with rsna")
     assert warnings(runs)[0].startswith("table: 1 of 1 data sets of paper-table1 aren't comparable as they are")
 
 

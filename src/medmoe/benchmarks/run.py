@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,10 @@ from medmoe.benchmarks.layouts import Row, expected
 from medmoe.benchmarks.source import Opened, find_set, open_set, read_checked, source_of
 from medmoe.benchmarks.spec import DataSet, Published, Split, fingerprint
 from medmoe.benchmarks.wording import Wording, own_wording, read_prompts
+from medmoe.data.sources.base import Source
+from medmoe.doubts import Doubts
 from medmoe.errors import ConfigError
+from medmoe.leaks import copies_between
 from medmoe.metrics import Metric
 from medmoe.tasks import Context, Evidence
 from medmoe.tasks.figures import Figure, mean
@@ -46,23 +49,28 @@ def run_benchmark(
     judge: Judge,
     *,
     prompts: Path | str | None = None,
+    check: Callable[[Source], Doubts] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Judge a model on every data set of a suite that is on disk.
 
     All data sets are found and checked before the first image is read. The same model, files, seed and machine give the
-    same result in every byte: it holds no time and no path.
+    same result in every byte: it holds no time, and no path but what `check` tells.
 
     Args:
         suite: A suite, its name, a data set's name, or a JSON file that lists data sets.
         root: The folder under which each data set lies in a folder of its name.
         judge: The model.
         prompts: The user's own prompts, see `read_prompts`.
+        check: Looks for patients and images of a data set among those that the model was trained on, as
+            `medmoe.doubts.of_leaks` does; None: nobody looks.
         say: Told each data set before it is judged.
 
     Returns:
-        `{"suite", "title", "source", "protocol", "fingerprint", "rows": […], "mean": {…}, "published_means": …,
-        "notes": […]}`; a row has `set`, `status` and, where evaluated, `n`, `ours`, `figures`, `warnings`.
+        `{"suite", "title", "source", "protocol", "fingerprint", "rows": […], "means": […], "published_means": …,
+        "notes": […]}`. A row has `set`, `status` and, where evaluated, `n`, `ours`, `figures`, `warnings`, and with
+        `check`, `leak_check` and `audit`. A mean has `metric`, `sets` (the names), `of`, `value`, `low`, `high` and
+        `controls`.
 
     Raises:
         ConfigError: If the suite, the folder or the prompts can't be used.
@@ -78,16 +86,14 @@ def run_benchmark(
     wordings = own | (read_prompts(prompts, sets) if prompts is not None else {})
     rows, figures = [], []
     for entry in entries:
-        published = [one for one in entry.spec.published if one.protocol == suite.protocol]
-        row = _about(entry, published)
+        row = _about(entry, _published(entry, suite))
         if entry.opened is not None:
             say(entry.spec.name)
-            judged = _zero_shot if suite.protocol == "zero_shot" else _probe
-            found, more, figure = judged(entry, wordings[entry.spec.name], judge)
-            row |= found
-            row["warnings"] += more
-            row["figure_readings"] = _readings(published, entry)
-            figures += [figure] if figure is not None else []
+            if check is not None:
+                looked = check(source_of(entry.spec, entry.opened.rows, modality=entry.spec.modality))
+                row |= {"leak_check": looked.leak_check, "audit": looked.audit}
+                row["warnings"] += looked.warnings
+            figures.append(_judge(row, entry, suite, wordings[entry.spec.name], judge))
         rows.append(row)
     return {
         "suite": suite.name,
@@ -98,12 +104,28 @@ def run_benchmark(
         "seed": judge.context.seed,
         "resamples": judge.context.resamples,
         "rows": rows,
-        "mean": {"sets": len(figures), "of": len(rows), **_json(mean(figures).metric() if figures else None)},
+        "means": _means([one for one in figures if one is not None], of=len(rows)),
         "published_means": {
             name: {"sets": list(g.sets), "percent": g.percent} for name, g in (suite.means or {}).items()
         },
         "notes": list(suite.notes),
     }
+
+
+def _published(entry: _Entry, suite: Suite) -> list[Published]:
+    return [one for one in entry.spec.published if one.protocol == suite.protocol]
+
+
+def _judge(
+    row: dict[str, Any], entry: _Entry, suite: Suite, wording: Wording, judge: Judge
+) -> tuple[DataSet, Figure] | None:
+    """Fill in the row of a data set on disk, and give its figure where it has one that counts in a mean."""
+    judged = _zero_shot if suite.protocol == "zero_shot" else _probe
+    found, more, figure = judged(entry, wording, judge)
+    row |= found
+    row["warnings"] += more
+    row["figure_readings"] = _readings(_published(entry, suite), entry)
+    return None if figure is None else (entry.spec, figure)
 
 
 def decides(spec: DataSet) -> dict[str, Any]:
@@ -214,6 +236,7 @@ def _probe(entry: _Entry, wording: Wording, judge: Judge) -> tuple[dict[str, Any
     fit_rows = read_checked(spec, spec.layout_of(spec.train), entry.folder)
     fit, _ = _see(entry, fit_rows, judge, controls=True)
     evidence, notes = _see(entry, entry.opened.rows, judge, controls=True)
+    notes += _copied(spec, entry.opened.rows, fit_rows)
     shares = tuple(one.fraction for one in spec.published if one.fraction is not None)
     context = replace(judge.context, fit=_keys(fit, "train"), tune=None)
     result = LinearProbe(shares=shares, shots=(), fewest=1).evaluate(evidence, context)
@@ -223,6 +246,12 @@ def _probe(entry: _Entry, wording: Wording, judge: Judge) -> tuple[dict[str, Any
     notes += [str(result.details[key]) for key in ("skipped",) if key in result.details]
     notes += [str(one["reason"]) for one in result.details.get("left_out", [])]
     return {"ours": ours, "ours_metric": name, "figures": figures, "fit_n": len(fit_rows)}, notes, None
+
+
+def _copied(spec: DataSet, judged: tuple[Row, ...], fit: tuple[Row, ...]) -> list[str]:
+    """Say how many judged images are among those that a probe is fitted on."""
+    copies = copies_between(*(source_of(spec, rows, modality=None) for rows in (judged, fit)))
+    return [f"{copies} of {len(judged)} images are copies of images that the probe is fitted on"] if copies else []
 
 
 def _keys(evidence: Evidence, prefix: str) -> Evidence:
@@ -245,8 +274,13 @@ def _doubts(ours: Metric) -> list[str]:
     return ["not above shuffled labels"] if not ours.low > high else []
 
 
-def _json(metric: Metric | None) -> Mapping[str, Any]:
-    """Give a mean over data sets without its count of images, which says nothing."""
-    if metric is None:
-        return {"value": None, "low": None, "high": None, "controls": {}}
-    return {key: value for key, value in metric.to_json().items() if key != "n"}
+def _means(figures: Sequence[tuple[DataSet, Figure]], *, of: int) -> list[dict[str, Any]]:
+    """Average the defined figures of each metric over the data sets judged by it; a metric without one has no mean."""
+    means = []
+    for metric in dict.fromkeys(spec.metric for spec, _ in figures):
+        own = [(spec.name, one) for spec, one in figures if spec.metric == metric and np.isfinite(one.value)]
+        if own:
+            found = mean([one for _, one in own]).metric().to_json()
+            found.pop("n")  # a count of images says nothing of a mean over data sets
+            means.append({"metric": metric, "sets": [name for name, _ in own], "of": of, **found})
+    return means

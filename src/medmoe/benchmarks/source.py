@@ -48,6 +48,21 @@ class RowSource:
         except DataError as error:
             raise DataError(f"image {row.image}: {error.what}", where=row.where, remedy=error.remedy) from error
 
+    def content(self, index: int) -> bytes:
+        """Give the bytes of the image file, as a manifest's source does, or of the pixels where there is no file.
+
+        Raises:
+            DataError: If the file can't be read.
+        """
+        image = self.rows[index].image
+        if not isinstance(image, Path):
+            return np.ascontiguousarray(image).tobytes()
+        try:
+            return image.read_bytes()
+        except OSError as error:
+            what, remedy = f"image {image} can't be read ({error})", "download the images beside the table"
+            raise DataError(what, where=self.rows[index].where, remedy=remedy) from None
+
     def facts(self, index: int) -> Sample:
         """Give what is known of an image without reading it."""
         row = self.rows[index]

@@ -13,17 +13,17 @@ def table(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, .
 
     Where another metric than the stated one fits the published figures, accuracy has a line of its own. A published
     figure that no source available gave is `?`; an evaluated data set's published figure that can be no
-    figure of the named metric on these images has a `!`.
+    figure of the named metric on these images has a `!`. At the end stands for each metric the mean over the data sets
+    that were judged by it, beside the published figures' mean over the same ones.
     """
     models = list(
         dict.fromkeys(model for row in result["rows"] for one in row["published"] for model in one["percent"])
     )
     rows = [line for row in result["rows"] for line in _lines(row, models)]
-    if result["protocol"] == "zero_shot" and result["mean"]["sets"]:
-        mean = result["mean"]
-        rows.append(
-            (f"mean of {mean['sets']} of {mean['of']}", "", "", _figure(mean), *_controls(mean), *("" for _ in models))
-        )
+    for mean in result["means"]:
+        name, metric = mean_name(mean), mean["metric"].replace("_", " ")
+        published = (published_mean(result, mean, model) for model in models)
+        rows.append((name, "", metric, _figure(mean), *_controls(mean), *published))
     return (*OWN_COLUMNS, *models), rows
 
 
@@ -37,6 +37,8 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
         if row["status"] != "evaluated":
             lines.append(f"{row['set']}: {row['status']}; expected {row['expected']}")
         lines += [f"{row['set']}: {warning}" for warning in row.get("warnings", [])]
+    looked = [row for row in result["rows"] if "leak_check" in row]
+    lines += dict.fromkeys(f"leak check: {row['leak_check']}" for row in looked if not row["audit"])
     shown = [cell for line in table(result)[1] for cell in line[len(OWN_COLUMNS) :]]
     if any(cell.endswith("!") for cell in shown):
         lines.append("!: can be no figure of the named metric on these images")
@@ -93,3 +95,26 @@ def published_cell(row: Mapping[str, Any], place: int, model: str) -> str:
         return "?"
     possible = readings[place].get(model, {}).get(row["metric"]) if place < len(readings) else None
     return f"{value:.2f}{'!' if possible is False else ''}"
+
+
+def mean_name(mean: Mapping[str, Any]) -> str:
+    """Say over how many data sets of the suite a mean is."""
+    return f"mean of {len(mean['sets'])} of {mean['of']}"
+
+
+def published_mean(result: Mapping[str, Any], mean: Mapping[str, Any], model: str) -> str:
+    """Write the mean of a model's published figures over the data sets that a mean of ours is over.
+
+    Empty where a data set has none, `?` where one couldn't be read, with a `!` where one is doubtful.
+    """
+    rows = [row for row in result["rows"] if row["set"] in mean["sets"] and row["status"] == "evaluated"]
+    cells = [
+        next((cell for place in range(len(row["published"])) if (cell := published_cell(row, place, model))), "")
+        for row in rows
+    ]
+    if not all(cells) or "?" in cells:
+        return "?" if all(cells) else ""
+    found = [
+        next(one["percent"][model] for one in row["published"] if one["percent"].get(model) is not None) for row in rows
+    ]
+    return f"{sum(found) / len(found):.2f}{'!' if any(cell.endswith('!') for cell in cells) else ''}"

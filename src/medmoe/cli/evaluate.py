@@ -30,6 +30,7 @@ from medmoe.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from medmoe.data.sources.base import Source
+    from medmoe.doubts import Doubts
     from medmoe.tasks import Evidence
     from medmoe.tasks.prompts import Prompts
 
@@ -222,7 +223,7 @@ def _on_benchmark(
 ) -> None:
     """Fill a paper's table from the data sets under a folder."""
     from medmoe.benchmarks import judge_of, load_suite, remarks, run_benchmark, table
-    from medmoe.doubts import of_preprocessing
+    from medmoe.doubts import of_leaks, of_preprocessing
 
     suite = load_suite(name)
     if root is None:
@@ -235,7 +236,10 @@ def _on_benchmark(
         if aloud:
             say(f"judging {line}")
 
-    found = run_benchmark(suite, root, judge_of(loaded, **how), prompts=prompts, say=tell)
+    def check(source: Source) -> Doubts:
+        return of_leaks(model, loaded, source)
+
+    found = run_benchmark(suite, root, judge_of(loaded, **how), prompts=prompts, check=check, say=tell)
     if aloud:
         _print_table(found["title"], *table(found))
         for line in remarks(found):

@@ -35,10 +35,12 @@ def notes(runs: Sequence[Run], *, minimum: int = MINIMUM) -> list[str]:
         runs: The runs.
         minimum: Items below which a figure is greyed.
     """
+    unlooked = [said for run in runs if run.benchmark and (said := _unlooked(run))]
     runs = [run for run in runs if not run.benchmark]
     if not runs:
-        return []
-    told = [said for name, run in zip(titles(runs), runs, strict=True) if (said := _greyed(name, run, minimum))]
+        return unlooked
+    greyed = [said for name, run in zip(titles(runs), runs, strict=True) if (said := _greyed(name, run, minimum))]
+    told = [*unlooked, *greyed]
     without = [run.name for run in runs if audit(run.details) is None]
     if without:
         told.append(
@@ -55,6 +57,15 @@ def notes(runs: Sequence[Run], *, minimum: int = MINIMUM) -> list[str]:
     if commitless:
         told.append(f"Not told which commit made the figures: none in {_all(commitless, runs)}.")
     return told
+
+
+def _unlooked(run: Run) -> str:
+    """Say which data sets of a benchmark nobody held against what the model was trained on."""
+    rows = [row for row in run.benchmark["rows"] if row["status"] == "evaluated"]
+    without = [str(row["set"]) for row in rows if not row.get("audit")]
+    if not without:
+        return ""
+    return f"{run.name}: not checked whether training shares patients or images with {_list(without)}."
 
 
 def _greyed(name: str, run: Run, minimum: int) -> str:

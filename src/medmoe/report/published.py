@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from medmoe.benchmarks import remarks
-from medmoe.benchmarks.table import published_cell
+from medmoe.benchmarks.table import mean_name, published_cell, published_mean
 from medmoe.report.figures import MINIMUM, Figure
 from medmoe.report.markup import DASH, Html, join, tag
 from medmoe.report.results import cell, scrolling
@@ -41,8 +41,7 @@ def _suite(runs: Sequence[Run], minimum: int) -> Html:
     columns = ["Data set", "Metric", *[run.name for run in runs], *models]
     head = tag("thead", tag("tr", *[tag("th", title, scope="col") for title in columns]))
     rows = [line for place in range(len(first["rows"])) for line in _lines(found, place, models, minimum)]
-    if any(one["mean"]["sets"] for one in found):
-        rows.append(_mean(found, models))
+    rows += _means(found, models)
     title = str(first.get("title", first["suite"]))
     table = tag("table", tag("caption", title, class_="hidden"), head, tag("tbody", *rows), class_="published")
     notes = []
@@ -97,9 +96,19 @@ def _percent(value: Any) -> float | None:
     return None if value is None else 100 * value
 
 
-def _mean(found: Sequence[Row], models: Sequence[str]) -> Html:
-    means = [one["mean"] for one in found]
-    counts = dict.fromkeys(f"{mean['sets']} of {mean['of']}" for mean in means)
-    own = [_figure("mean", mean if mean["sets"] else None, 0) for mean in means]
-    head = tag("th", "mean", tag("small", f"of {', '.join(counts)} data sets"), scope="row")
-    return tag("tr", head, tag("td"), *own, *[tag("td", DASH) for _ in models], class_="all")
+def _means(found: Sequence[Row], models: Sequence[str]) -> Iterator[Html]:
+    """Write a line for each metric and choice of data sets that a run has a mean over."""
+    lines = dict.fromkeys((mean["metric"], tuple(mean["sets"])) for one in found for mean in one["means"])
+    for metric, sets in lines:
+        own = [_mean_over(one, metric, sets) for one in found]
+        first = next(place for place, mean in enumerate(own) if mean is not None)
+        mean = own[first]
+        assert mean is not None
+        head = tag("th", mean_name(mean), tag("small", ", ".join(sets)), scope="row")
+        figures = [_figure(metric, one, 0) for one in own]
+        others = [tag("td", published_mean(found[first], mean, model) or DASH) for model in models]
+        yield tag("tr", head, tag("td", metric.replace("_", " ")), *figures, *others, class_="all")
+
+
+def _mean_over(found: Row, metric: str, sets: tuple[str, ...]) -> Row | None:
+    return next((one for one in found["means"] if (one["metric"], tuple(one["sets"])) == (metric, sets)), None)

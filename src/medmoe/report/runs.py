@@ -129,7 +129,7 @@ def _mapping(found: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any
 def _benchmark(found: object, path: Path) -> Mapping[str, Any]:
     """Check the form of a benchmark's result as far as the page reads it."""
     rows = found.get("rows") if isinstance(found, Mapping) else None
-    if not isinstance(found, Mapping) or not {"suite", "mean", "notes", "protocol"} <= set(found) or not rows:
+    if not isinstance(found, Mapping) or not {"suite", "means", "notes", "protocol"} <= set(found) or not rows:
         raise DataError("isn't the result of a benchmark", where=str(path), remedy=_REMEDY)
     for row in rows:
         if not isinstance(row, Mapping) or not {"set", "status", "metric", "published"} <= set(row):
