@@ -145,7 +145,7 @@ def slow_energy(values: np.ndarray) -> np.ndarray:
     return special.logsumexp(values, axis=1)
 
 
-def slow_coverage(values: np.ndarray, rate: float = 0.75) -> float:
+def slow_coverage(values: np.ndarray, rate: float = 0.7) -> float:
     """Try every value as a threshold, from the highest; give the share let through by the first that lets in enough."""
     for threshold in sorted(set(values[~np.isnan(values)]), reverse=True):
         share = float(np.mean([value >= threshold for value in values]))
