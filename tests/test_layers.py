@@ -63,3 +63,25 @@ def test_a_coarser_map_is_interpolated_in_two_dimensions():
 @pytest.mark.parametrize("shape", [(8, 2), (2, 8)])
 def test_a_map_finer_one_way_and_coarser_the_other_still_gives_the_grid(shape: tuple[int, int]):
     assert to_grid(torch.zeros(1, 3, *shape), 4).shape == (1, 3, 4, 4)
+
+
+def test_layer_norm_sees_one_place_at_a_time_and_group_norm_tells_all_places_of_one():
+    x = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    other = x.clone()
+    other[:, :, 3, 3] += 5.0
+    moved = {name: (norm2d(name, 8)(x) - norm2d(name, 8)(other)).abs().amax(dim=(0, 1)) for name in ("layer", "group")}
+    elsewhere = torch.ones(4, 4, dtype=torch.bool)
+    elsewhere[3, 3] = False
+    assert moved["layer"][elsewhere].max() == 0
+    assert moved["group"][elsewhere].min() > 0.05
+
+
+def test_layer_norm_is_that_of_each_places_channels():
+    x = torch.randn(2, 6, 3, 5, generator=torch.Generator().manual_seed(1))
+    norm = norm2d("layer", 6)
+    with torch.no_grad():
+        norm.weight.copy_(torch.arange(1.0, 7.0))
+    expected = torch.stack(
+        [torch.nn.functional.layer_norm(x[:, :, i, j], (6,), norm.weight) for i in range(3) for j in range(5)], dim=2
+    )
+    torch.testing.assert_close(norm(x), expected.view(2, 6, 3, 5))

@@ -208,3 +208,24 @@ def test_a_model_made_by_hand_can_not_be_saved_and_says_why(tmp_path):
         model.save_pretrained(tmp_path / "model")
     assert "create_model" in (got.value.remedy or "")
     assert not (tmp_path / "model").exists()
+
+
+def test_the_regions_name_the_word_pieces_of_the_batchs_reports_by_their_best_place():
+    model = built("model.region_words=true")
+    batch = batch_of(model)
+    assert batch.tokens is not None
+    image = model(batch).image
+    assert image.region_word_logits is not None
+    held = set(batch.tokens.ids[batch.tokens.mask].tolist())
+    assert model.region_words is not None
+    for row in range(len(batch.keys)):
+        places = image.regions[row].flatten(1).T  # [M, D]
+        for piece in range(image.region_word_logits.shape[1]):
+            said = image.region_word_logits[row, piece]
+            if piece in held:
+                each = places @ model.region_words.weight[piece] + model.region_words.bias[piece]
+                assert said.item() == pytest.approx(math.log(each.exp().sum().item()), abs=1e-4)
+            else:
+                assert said.item() == pytest.approx(-1e30)
+    assert model(dataclasses.replace(batch, tokens=None)).image.region_word_logits is None
+    assert built()(batch).image.region_word_logits is None

@@ -32,7 +32,7 @@ from medmoe.types import Sample
 def build_vision(config: VisionConfig) -> nn.Module:
     """Build an image encoder: a row of `VISION`, or else a timm name."""
     if config.name == "tiny":
-        return VISION["tiny"](channels=config.channels)
+        return VISION["tiny"](channels=config.channels, norm=config.norm)
     return VISION["timm"](config.name, image_size=config.image_size)
 
 
@@ -143,6 +143,7 @@ def build_model(config: ModelConfig, tokenizer: ReportTokenizer, *, seed: int = 
             pool_norm=config.pool_norm,
             special_projection=config.special_projection,
             report_words=tokenizer.vocab_size if config.report_words else 0,
+            region_words=tokenizer.vocab_size if config.region_words else 0,
         )
     preprocess = Preprocess(size=config.vision.image_size)
     model.assets = Assets(

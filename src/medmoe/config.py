@@ -26,11 +26,13 @@ class VisionConfig(Config):
         name: `tiny`, or a timm backbone with `features_only` (`swin-t`, `resnet50`, …).
         image_size: Side of the square input in pixels.
         channels: C_l of `tiny`; other encoders know their own.
+        norm: Norm of `tiny`: group, layer or batch.
     """
 
     name: str = "tiny"
     image_size: int = Field(64, ge=32)
     channels: tuple[int, ...] = (32, 64, 128, 256)
+    norm: str = "group"
 
 
 class TextConfig(Config):
@@ -100,7 +102,7 @@ class ExpertConfig(Config):
         kernel: Side of the convolutions.
         layers: Convolution layers.
         conv: dense or separable.
-        norm: group or batch.
+        norm: group, layer (each place by itself) or batch.
         interpolation: grid, or flattened: a known defect, to compare with.
         rank: Rank of the special experts' maps, which then are low-rank corrections of the shared expert; None: whole
             experts.
@@ -133,6 +135,7 @@ class ModelConfig(Config):
         special_projection: Whether the global embedding, too, passes experts: a projection for each modality, which
             starts at zero, is added to the common one.
         report_words: A head for the objective `report_words`: which word pieces the image's report has.
+        region_words: A head for the objective `region_words`: the same, from the regions.
     """
 
     vision: VisionConfig = VisionConfig()
@@ -145,6 +148,7 @@ class ModelConfig(Config):
     pool_norm: str = "layer"
     special_projection: bool = False
     report_words: bool = False
+    region_words: bool = False
 
 
 class DataConfig(Config):

@@ -15,9 +15,18 @@ def _group_norm(channels: int) -> nn.Module:
     return nn.GroupNorm(groups, channels)
 
 
-# GroupNorm sees one image at a time, so an image's features don't depend on its group's size or
-# order, and gradient caching is exact. BatchNorm is the MedMoE paper's.
-NORMS: dict[str, Callable[[int], nn.Module]] = {"group": _group_norm, "batch": nn.BatchNorm2d}
+class LayerNorm2d(nn.LayerNorm):
+    """Layer normalisation over the channels of each place by itself (Liu et al., 2022, https://arxiv.org/abs/2201.03545)."""
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Map [B, C, H, W] to the same shape."""
+        return super().forward(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+# GroupNorm sees one image at a time, so an image's features don't depend on its group's size or order, and gradient
+# caching is exact; but its statistics carry what is in one place to all others. LayerNorm sees one place at a
+# time, and nothing leaks. BatchNorm is the MedMoE paper's; at inference it sees one place at a time too.
+NORMS: dict[str, Callable[[int], nn.Module]] = {"group": _group_norm, "layer": LayerNorm2d, "batch": nn.BatchNorm2d}
 
 
 def norm2d(name: str, channels: int) -> nn.Module:

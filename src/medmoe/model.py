@@ -30,6 +30,27 @@ def pool_pyramid(pyramid: Pyramid) -> Tensor:
     return torch.cat([part for level in pyramid.levels for part in (level.mean(dim=(2, 3)), level.amax(dim=(2, 3)))], 1)
 
 
+def words_of_regions(head: nn.Linear, regions: Tensor, tokens: Tokens) -> Tensor:
+    """Score the word pieces of a batch's reports by the regions of each image, in float32.
+
+    With z_vm what the head says of piece v at region m, the score is log Σ_m exp z_vm: a softmax over pieces *and*
+    regions together, summed over regions. So a piece is named by the region that shows it most.
+
+    Args:
+        head: D → V.
+        regions: [B, D, G, G].
+        tokens: Only pieces that they hold are scored.
+
+    Returns:
+        [B, V]; -1e30 for the other pieces.
+    """
+    held = torch.unique(tokens.ids[tokens.mask])  # [P]
+    rows = regions.flatten(2).transpose(1, 2)  # [B, M, D]
+    logits = F.linear(rows, head.weight[held], head.bias[held]).float()  # [B, M, P]
+    every = logits.new_full((len(regions), head.out_features), -1e30)
+    return every.index_copy(1, held, torch.logsumexp(logits, dim=1))
+
+
 # name → (pooling, length of its result)
 POOLS: dict[str, tuple[Callable[[Pyramid], Tensor], Callable[[Sequence[int]], int]]] = {
     "last": (pool_last, lambda channels: channels[-1]),
@@ -63,6 +84,7 @@ class MedVLM(nn.Module):
         pool_norm: How that feature is normalised, a name of `POOL_NORMS`.
         special_projection: Whether the global feature also passes a projection of its expert (`SpecialProjection`).
         report_words: V, to predict the word pieces of the report from the image; 0: no such head.
+        region_words: V, to predict them from the regions; 0: no such head.
 
     Raises:
         ConfigError: If the pooling or its norm is unknown.
@@ -85,6 +107,7 @@ class MedVLM(nn.Module):
         pool_norm: str = "layer",
         special_projection: bool = False,
         report_words: int = 0,
+        region_words: int = 0,
     ) -> None:
         super().__init__()
         if pool not in POOLS:
@@ -106,6 +129,7 @@ class MedVLM(nn.Module):
         self.word_projection = nn.Linear(width, local_dim)
         self.report_type = nn.Linear(width, len(self.modalities))
         self.report_words = nn.Linear(embed_dim, report_words) if report_words else None
+        self.region_words = nn.Linear(local_dim, region_words) if region_words else None
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.assets: Assets | None = None
 
@@ -157,6 +181,9 @@ class MedVLM(nn.Module):
         image = self._embed(pyramid, routing, logits)
         if self.report_words is not None and image.feature is not None:
             image = replace(image, word_logits=self.report_words(image.feature))
+        if self.region_words is not None and batch.tokens is not None:
+            named = words_of_regions(self.region_words, image.regions, batch.tokens)
+            image = replace(image, region_word_logits=named)
         return Output(image=image, text=text, logit_scale=self.logit_scale)
 
     def _embed(self, pyramid: Pyramid, routing: Routing, logits: Tensor) -> ImageEmbedding:

@@ -199,6 +199,8 @@ class ImageEmbedding:
         logits: [B, K] the image router's scores.
         feature: [B, E] the embedding before it was brought to unit length.
         word_logits: [B, V] scores of the word pieces of its report, where a model has that head.
+        region_word_logits: [B, V] the same from the regions, where a model has that head; -1e30 for pieces that no
+            report of the batch has.
     """
 
     embed: Tensor
@@ -207,6 +209,7 @@ class ImageEmbedding:
     logits: Tensor
     feature: Tensor | None = None
     word_logits: Tensor | None = None
+    region_word_logits: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

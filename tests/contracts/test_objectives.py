@@ -16,6 +16,7 @@ INPUTS = (
     "image.regions",
     "image.logits",
     "image.word_logits",
+    "image.region_word_logits",
     "text.embed",
     "text.words",
     "text.logits",
@@ -33,7 +34,9 @@ def _output(dtype=torch.float32):
     routing = Routing(logits, logits.argmax(1, keepdim=True), torch.ones(B, 1))
     lengths = torch.tensor([4, 2, 0, 3, 1])
     return Output(
-        image=ImageEmbedding(leaf(B, E), leaf(B, D, G, G), routing, logits, word_logits=leaf(B, V)),
+        image=ImageEmbedding(
+            leaf(B, E), leaf(B, D, G, G), routing, logits, word_logits=leaf(B, V), region_word_logits=leaf(B, V)
+        ),
         text=TextEmbedding(leaf(B, E), leaf(B, N, D), torch.arange(N)[None] < lengths[:, None], leaf(B, K), leaf(B, K)),
         logit_scale=torch.tensor(14.0, requires_grad=True),
     )

@@ -54,5 +54,22 @@ def report_loop_similarity(
     return torch.stack(columns, dim=1)
 
 
+def late_interaction_loop(regions: Tensor, words: Tensor, word_mask: Tensor, tau: float) -> Tensor:
+    """Late interaction one word at a time. No gradient."""
+    image_list = regions.double().flatten(2).transpose(1, 2).tolist()  # [B, M, D]
+    result = torch.zeros(len(image_list), len(words), dtype=torch.float64)
+    for i, image in enumerate(image_list):
+        for j, (report, mask) in enumerate(zip(words.double().tolist(), word_mask.tolist(), strict=True)):
+            best = []
+            for word in (word for word, real in zip(report, mask, strict=True) if real):
+                cosines = [_dot(word, v) / math.sqrt(_dot(word, word) * _dot(v, v)) for v in image]
+                highest = max(cosines)
+                mean = sum(math.exp(tau * (cosine - highest)) for cosine in cosines) / len(cosines)
+                best.append(highest + math.log(mean) / tau)
+            if best:
+                result[i, j] = sum(best) / len(best)
+    return result
+
+
 def _dot(a: list[float], b: list[float]) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True))

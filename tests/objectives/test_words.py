@@ -1,9 +1,10 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from medmoe.objectives.words import report_words
+from medmoe.objectives.words import region_words, report_words
 from medmoe.types import Batch, ImageEmbedding, Output, Routing, Tokens
 
 
@@ -72,3 +73,15 @@ def test_absent_reports_are_left_out():
 )
 def test_without_anything_to_tell_apart_it_is_inactive(reports, logits, has_report):
     assert report_words(*_case(reports, logits, has_report)) is None
+
+
+def test_what_regions_say_is_judged_like_what_the_image_says_and_pieces_of_no_report_do_not_count():
+    logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(2))
+    held = torch.zeros(9, dtype=torch.bool)
+    held[torch.tensor(sorted({piece for report in REPORTS for piece in report}))] = True
+    output, batch = _case(REPORTS, logits)
+    regions = replace(output, image=replace(output.image, region_word_logits=logits.masked_fill(~held, -1e30)))
+    renumbered = {piece: place for place, piece in enumerate(torch.nonzero(held).flatten().tolist())}
+    plain = _plain([[renumbered[piece] for piece in report] for report in REPORTS], logits[:, held])
+    torch.testing.assert_close(region_words(regions, batch), plain)
+    assert region_words(output, batch) is None  # a model without the head

@@ -35,8 +35,9 @@ class TinyPyramid(nn.Module):
 
     Two 3×3 convolutions of stride 2, then a stage a level: 2×2 merging between levels and residual blocks whose kernel
     is given for each level. The finest two levels see little of the image (15 and 19 pixels by default), so that what
-    a word matches there lies where the word's finding lies. GroupNorm's statistics are the one thing that reaches
-    further: a mean and a variance a group, the same at every place.
+    a word matches there lies where the word's finding lies. With `norm="group"` its statistics are the one thing that
+    reaches further: a mean and a variance a group, the same at every place. That is enough for a finding to be told far
+    from where it is, and training makes use of it.
 
     Beside the pixels it is given each pixel's place (coordinate channels, Liu et al., 2018,
     https://arxiv.org/abs/1807.03247): reports say left and upper, and a small receptive field can't know where it is.
@@ -45,7 +46,7 @@ class TinyPyramid(nn.Module):
         channels: Channels of each level; as many levels as entries.
         depth: Residual blocks of each level, or one number for all.
         kernels: Odd kernel size of each level's blocks; 1 keeps the receptive field.
-        norm: `group` (exact under gradient caching) or `batch`.
+        norm: `group` or `layer` (exact under gradient caching), or `batch`.
 
     Attributes:
         channels: Channels of each level.

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from medmoe.errors import ConfigError, unknown
 from medmoe.objectives.contrastive import global_alignment, info_nce
+from medmoe.objectives.late_interaction import late_interaction, late_interaction_similarity
 from medmoe.objectives.local import local_alignment, local_within_report, within_report_loss, word_region_similarity
 from medmoe.objectives.routing import image_modality, report_type, router_distillation
-from medmoe.objectives.words import report_words
+from medmoe.objectives.words import region_words, report_words
 from medmoe.types import Batch, Loss, Output
 
 Objective: TypeAlias = Callable[..., Tensor | None]
@@ -23,10 +24,12 @@ OBJECTIVES: dict[str, Objective] = {
     "global": global_alignment,
     "local": local_alignment,
     "local_within_report": local_within_report,
+    "late_interaction": late_interaction,
     "report_type": report_type,
     "image_modality": image_modality,
     "router_distillation": router_distillation,
     "report_words": report_words,
+    "region_words": region_words,
 }
 
 
@@ -79,4 +82,12 @@ def _check(weights: Mapping[str, float], options: Mapping[str, Mapping[str, Any]
                 raise ConfigError(unknown("option", key, allowed), where=f"objectives.{name}")
 
 
-__all__ = ["OBJECTIVES", "Objective", "info_nce", "total_loss", "within_report_loss", "word_region_similarity"]
+__all__ = [
+    "OBJECTIVES",
+    "Objective",
+    "info_nce",
+    "late_interaction_similarity",
+    "total_loss",
+    "within_report_loss",
+    "word_region_similarity",
+]

@@ -6,12 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medmoe.errors import ConfigError, unknown
-from medmoe.objectives.contrastive import NEVER, nobody, symmetric_cross_entropy
+from medmoe.errors import ConfigError
+from medmoe.objectives.contrastive import NEVER, symmetric_cross_entropy
+from medmoe.objectives.groups import Rows, check_negatives, over_groups, words_of
 from medmoe.objectives.tiles import TiledSimilarity
 from medmoe.types import Batch, Output
-
-NEGATIVES = ("batch", "modality")
 
 
 def word_region_similarity(
@@ -118,15 +117,14 @@ def local_alignment(
     Raises:
         ConfigError: If `negatives` is none of these.
     """
-    if negatives not in NEGATIVES:
-        raise ConfigError(unknown("value", negatives, NEGATIVES), where="objective_options.local.negatives")
-    found = _words(output, batch)
+    check_negatives(negatives, where="objective_options.local.negatives")
+    found = words_of(output, batch)
     if found is None:
         return None
     words, word_mask = found
     regions, told = output.image.regions, word_mask.any(1)
 
-    def loss_of(rows: Tensor | slice) -> Tensor:
+    def loss_of(rows: Rows) -> Tensor:
         similarity = word_region_similarity(
             regions[rows],
             words[rows],
@@ -138,11 +136,7 @@ def local_alignment(
         report_id = None if batch.report_id is None else batch.report_id[rows]
         return local_loss(similarity, tau_scale=tau_scale, report_id=report_id, mask=told[rows])
 
-    if negatives == "batch" or batch.modality is None:
-        return loss_of(slice(None))
-    present = sorted(set(batch.modality[told].tolist()))
-    groups = [torch.nonzero((batch.modality == one) & told).flatten() for one in present]
-    return torch.stack([loss_of(rows) * len(rows) for rows in groups]).sum() / told.sum()
+    return over_groups(loss_of, batch, told, negatives)
 
 
 def within_report_loss(regions: Tensor, words: Tensor, word_mask: Tensor, *, tau: float = 0.1) -> Tensor:
@@ -192,15 +186,5 @@ def local_within_report(output: Output, batch: Batch, *, tau: float = 0.1) -> Te
     Returns:
         [] float32 loss, or None when no sample has a word.
     """
-    found = _words(output, batch)
+    found = words_of(output, batch)
     return None if found is None else within_report_loss(output.image.regions, *found, tau=tau)
-
-
-def _words(output: Output, batch: Batch) -> tuple[Tensor, Tensor] | None:
-    """[B, N, D] words and [B, N] where they are, those of absent reports left out; None when none remains."""
-    if output.text is None:
-        return None
-    word_mask = output.text.word_mask
-    if batch.has_report is not None:
-        word_mask = word_mask & batch.has_report[:, None]
-    return None if nobody(word_mask) else (output.text.words, word_mask)

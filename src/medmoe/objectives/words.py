@@ -30,7 +30,29 @@ def report_words(output: Output, batch: Batch) -> Tensor | None:
         [] float32 loss, the mean over reports with a piece that tells them apart; None when the model has no such head
         or there is no such report.
     """
-    logits, tokens = output.image.word_logits, batch.tokens
+    return _bag_of_words(output.image.word_logits, batch)
+
+
+def region_words(output: Output, batch: Batch) -> Tensor | None:
+    """`report_words` with what the regions say: some place of the image shows each word.
+
+    Multiple-instance learning with the report as a bag of labels: see `medmoe.model.words_of_regions` for how
+    regions are pooled. Raising a piece everywhere raises it for every image, so only a place that tells images
+    apart lowers the loss, and a word's score is high where its finding is. It needs no negatives, and takes the local
+    path off the plateau on which contrastive local losses begin.
+
+    Args:
+        output: Uses `image.region_word_logits`.
+        batch: Uses `tokens` and `has_report`.
+
+    Returns:
+        [] float32 loss as in `report_words`, over the pieces of the batch's reports; None likewise.
+    """
+    return _bag_of_words(output.image.region_word_logits, batch)
+
+
+def _bag_of_words(logits: Tensor | None, batch: Batch) -> Tensor | None:
+    tokens = batch.tokens
     if logits is None or tokens is None or nobody(batch.has_report):
         return None
     held = tokens.mask if batch.has_report is None else tokens.mask & batch.has_report[:, None]

@@ -1,0 +1,109 @@
+"""Late interaction: every word of a report beside the region that is most like it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from medmoe.errors import ConfigError
+from medmoe.objectives.groups import Rows, check_negatives, over_groups, words_of
+from medmoe.objectives.local import local_loss
+from medmoe.types import Batch, Output
+
+
+def late_interaction_similarity(
+    regions: Tensor, words: Tensor, word_mask: Tensor, *, tau_region: float = 10.0, chunk: int | None = None
+) -> Tensor:
+    """How like the words of each report are to their best regions in each image.
+
+    For image i, report j of N_j words t_n, and M regions v_m of the image:
+
+        best_n = 1/τ log (1/M Σ_m exp(τ cos(t_n, v_m)))
+        s_ij   = 1/N_j Σ_n best_n
+
+    The token-wise maximum of FILIP (Yao et al., 2022, https://arxiv.org/abs/2111.07783), from words to regions, made
+    smooth: as τ grows, best_n becomes the largest cosine, and as it falls, their mean. Unlike `word_region_similarity`,
+    which compares a word with a sum of regions, a region counts by its own likeness: one that merely cancels what
+    the others have too much of adds little.
+
+    Args:
+        regions: [Bi, D, G, G] (or [Bi, D, M]) local features of Bi images.
+        words: [Bj, N, D] local features of the words of Bj reports; Bi and Bj may differ.
+        word_mask: [Bj, N] bool, True where there is a word; what stands elsewhere changes nothing.
+        tau_region: τ, how nearly a word looks at one region only.
+        chunk: Words held at a time. None keeps two numbers for each (image, word, region) for the backward pass; a
+            number keeps those of one chunk and works them out again there. Values and gradients are the same.
+
+    Returns:
+        [Bi, Bj] float32 (float64 for float64 inputs) in [-1, 1]; 0 for a report without a word.
+
+    Raises:
+        ConfigError: If `chunk` is less than 1, or `tau_region` isn't above 0.
+    """
+    if chunk is not None and chunk < 1:
+        raise ConfigError(f"chunk is {chunk}; it counts words, so at least 1", remedy="leave it out for no chunks")
+    if not tau_region > 0:
+        raise ConfigError(f"tau_region is {tau_region}; a sharpness is above 0")
+    wide = torch.float64 if regions.dtype == torch.float64 else torch.float32
+    with torch.autocast(regions.device.type, enabled=False):
+        grid = F.normalize(regions.to(wide).flatten(2), dim=1)  # [Bi, D, M]
+        flat = F.normalize(words.to(wide)[word_mask], dim=1)  # [W, D], the words of all reports one after another
+        if chunk is None or len(flat) <= chunk:
+            best = _best(grid, flat, tau_region)  # [Bi, W]
+        else:
+            parts = torch.split(flat, chunk)
+            best = torch.cat([checkpoint(_best, grid, part, tau_region, use_reentrant=False) for part in parts], 1)
+        owner = torch.nonzero(word_mask)[:, 0]  # [W], whose report a word is of
+        total = best.new_zeros(len(grid), len(words)).index_add(1, owner, best)
+        return total / word_mask.sum(1).clamp_min(1)
+
+
+def _best(grid: Tensor, flat: Tensor, tau: float) -> Tensor:
+    cosine = flat @ grid  # [Bi, W, M]
+    return (torch.logsumexp(tau * cosine, dim=2) - math.log(cosine.shape[2])) / tau
+
+
+def late_interaction(
+    output: Output,
+    batch: Batch,
+    *,
+    tau_region: float = 10.0,
+    tau_scale: float = 20.0,
+    negatives: str = "batch",
+    chunk: int | None = None,
+) -> Tensor | None:
+    """Each image finds its report and each report its image, by `late_interaction_similarity`.
+
+    Args:
+        output: Uses `image.regions`, `text.words` and `text.word_mask`.
+        batch: Uses `report_id`, `has_report` and, to hold a modality's own against each other, `modality`.
+        tau_region: How nearly a word looks at one region only.
+        tau_scale: Multiplier of the similarities.
+        negatives: Which pairs a pair is held against: all of the `batch`, or those of its `modality`.
+        chunk: Words held at a time, for bounded memory; None: all, faster.
+
+    Returns:
+        [] float32 loss, or None when no sample has a word.
+
+    Raises:
+        ConfigError: If an option isn't allowed.
+    """
+    check_negatives(negatives, where="objective_options.late_interaction.negatives")
+    found = words_of(output, batch)
+    if found is None:
+        return None
+    words, word_mask = found
+    regions, told = output.image.regions, word_mask.any(1)
+
+    def loss_of(rows: Rows) -> Tensor:
+        similarity = late_interaction_similarity(
+            regions[rows], words[rows], word_mask[rows], tau_region=tau_region, chunk=chunk
+        )
+        report_id = None if batch.report_id is None else batch.report_id[rows]
+        return local_loss(similarity, tau_scale=tau_scale, report_id=report_id, mask=told[rows])
+
+    return over_groups(loss_of, batch, told, negatives)
