@@ -102,11 +102,18 @@ def evaluate_command(
         return
     assert data is not None
     names = [name.strip() for name in tasks.split(",") if name.strip()]
-    splits = {"split": split, "fit_split": fit_split, "tune_split": tune_split}
-    seen = {**how, "on_bad_sample": on_bad_sample, "cache": cache, "foreign": foreign or "ood" in names}
-    options = {"seed": seed, "resamples": resamples, "candidate_experts": candidate_experts}
-    columns = pairs_of(column, "--column")
-    _on_data(_Asked(model, data, splits, names, prompts, seen, columns, options, items), json_to)
+    asked = _Asked(
+        model=model,
+        data=data,
+        splits={"split": split, "fit_split": fit_split, "tune_split": tune_split},
+        tasks=names,
+        prompts=prompts,
+        seen={**how, "on_bad_sample": on_bad_sample, "cache": cache, "foreign": foreign or "ood" in names},
+        columns=pairs_of(column, "--column"),
+        options={"seed": seed, "resamples": resamples, "candidate_experts": candidate_experts},
+        items=items,
+    )
+    _on_data(asked, json_to)
 
 
 @dataclass(frozen=True)
