@@ -214,7 +214,7 @@ def test_terms_without_their_fields_are_told_as_inactive(tmp_path: Path):
 def test_the_run_folder_holds_what_the_run_was(tmp_path: Path):
     train(tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"config.json", "run.json", "metrics.jsonl", "checkpoints", "model"}
+    assert names == {"config.json", "run.json", "metrics.jsonl", "checkpoints", "model", "trained_on.json"}
     assert [path.name for path in checkpoint.found(tmp_path)] == ["step-0000003", "step-0000006"]
 
 

@@ -79,12 +79,16 @@ def ablate(
         say(f"tables: {page}")
     write_json(results, json_to)
     if failed:
-        folder, problem = next(iter(failed.items()))
-        raise UserError(
-            f"{len(failed)} of {len(plan.every())} runs failed ({problem})",
-            where=str(out / folder / "log.txt"),
-            remedy="the same command runs them again",
-        )
+        raise _failure(out, failed, len(plan.every()))
+
+
+def _failure(out: Path, failed: dict[str, str], runs: int) -> UserError:
+    folder, problem = next(iter(failed.items()))
+    return UserError(
+        f"{len(failed)} of {runs} runs failed ({problem})",
+        where=str(out / folder / "log.txt"),
+        remedy="the same command runs them again",
+    )
 
 
 def _made_by(settings: list[str]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class Run:
         path: The run folder or evaluation file.
         tasks: Figures by task and metric.
         details: Whatever else the tasks found; `medmoe.report.details` says what the page reads of it.
+        by: What the tasks found within each value of a column (`medmoe eval --by`); empty without.
         about: Command, model, data, split, seed, versions and so on of the evaluation.
         history: Rows of `metrics.jsonl`; empty for a file.
         config: The run's configuration; empty for a file.
@@ -37,6 +38,7 @@ class Run:
     path: Path
     tasks: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    by: Mapping[str, Any] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -47,7 +49,8 @@ class Run:
     @property
     def results(self) -> dict[str, Any]:
         """The evaluation as `medmoe eval --json` writes it."""
-        return {"tasks": self.tasks, "details": self.details, "about": self.about}
+        by = {"by": self.by} if self.by else {}
+        return {"tasks": self.tasks, "details": self.details, **by, "about": self.about}
 
     def of(self, task: str) -> Mapping[str, Any]:
         """Give the details of a task; empty where there are none."""
@@ -116,7 +119,7 @@ def _evaluation(path: Path) -> dict[str, Any]:
         for metric, figure in metrics.items():
             if not isinstance(figure, Mapping) or "value" not in figure:
                 raise DataError(f"{task} {metric!r} has no value", where=str(path), remedy=_REMEDY)
-    return {"tasks": found["tasks"], **{key: _mapping(found, key, path) for key in ("details", "about")}}
+    return {"tasks": found["tasks"], **{key: _mapping(found, key, path) for key in ("details", "by", "about")}}
 
 
 def _mapping(found: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:

@@ -23,7 +23,7 @@ from medmoe.tasks.base import Evidence
 from medmoe.types import Box, Sample
 
 # What a file of this form is called in its own settings; another form is refused.
-FORM = 1
+FORM = 2
 
 # Images whose pixels count in the fingerprint of the data; all facts do.
 _LOOKED_AT = 16
@@ -95,8 +95,9 @@ def of_samples(source: Samples) -> str:
         try:
             digest.update(json.dumps(_plain(source.facts(index)), sort_keys=True).encode())
             if index in looked_at:
-                image = np.ascontiguousarray(source[index].image)
-                digest.update(f"{image.dtype} {image.shape}".encode() + image.tobytes())
+                seen = source[index]
+                for pixels in (seen.image, *(() if seen.mask is None else (seen.mask,))):
+                    digest.update(f"{pixels.dtype} {pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes())
         except DataError as error:  # a bad sample is left out of the evidence, or has stopped it
             digest.update(str(error).encode())
     return digest.hexdigest()[:16]
