@@ -19,6 +19,7 @@ from medmoe.tasks import Again, Change, Evidence, Task, collect, evaluate_all, m
 from medmoe.tasks.features import Fingerprint, load_evidence, of_samples, of_weights, save_evidence
 from medmoe.tasks.foreign import fit_and_tune_known, is_foreign, without_foreign
 from medmoe.tasks.outcomes import add_items, outcomes_of
+from medmoe.tasks.stand_ins import TASKS as STAND_IN_TASKS
 from medmoe.tasks.stand_ins import stand_ins
 from medmoe.tasks.subsets import check_column, evaluate_by
 from medmoe.tasks.zero_shot import ZeroShot
@@ -101,7 +102,7 @@ def fingerprint(model: MedVLM, source: Source, options: str = "") -> Fingerprint
     return Fingerprint(
         model=of_weights(model.state_dict(), model.assets.config, model.assets.tokenizer),
         preprocess=str(model.assets.preprocess.get("fingerprint")),
-        data=of_samples(source),
+        data=of_samples(source, masks=True),
         options=options,
     )
 
@@ -154,7 +155,7 @@ def evaluate(
     tokenizer = model.tokenizer if isinstance(model, Adapter) else tokenizer_of(model)
     context = make_context(model, tokenizer, device=next(model.parameters()).device, seed=seed, resamples=resamples)
     context = replace(context, fit=fit, tune=tune, again=again)
-    others = stand_ins(evidence, fit_and_tune_known(context))
+    others = stand_ins(evidence, fit_and_tune_known(context)) if STAND_IN_TASKS.intersection(tasks) else {}
     results = evaluate_all(evidence, context, tasks, ready=ready, others=others)
     if by is not None:
         results["by"] = evaluate_by(evidence, context, tasks, by, ready=ready, others=others)

@@ -389,7 +389,7 @@ def test_a_mask_of_something_the_report_does_not_name_is_left_out() -> None:
     assert result.details["left_out"] == {"findings not named in the report": 12}
     several = [replace(own, source="mine", labels=("cyst", "pancreas")) for own in masked().samples]
     _, left_out = find_items(replace(masked(), samples=tuple(several)), context())
-    assert left_out == {"masks of nobody knows what": 12}
+    assert left_out == {"masks of which nobody says what they show": 12}
 
 
 def test_boxes_count_before_a_mask_of_the_same_finding() -> None:

@@ -219,9 +219,8 @@ def _wants_controls(asked: _Asked) -> bool:
     """Tell whether a task compares the model with features that nobody trained, and there is something to fit them."""
     from medmoe.tasks.stand_ins import TASKS
 
-    return not _WITH_CONTROLS.isdisjoint(asked.tasks) or (
-        asked.splits["fit_split"] is not None and not set(TASKS).isdisjoint(asked.tasks)
-    )
+    asked_for = _WITH_CONTROLS if asked.splits["fit_split"] is None else _WITH_CONTROLS | TASKS
+    return not asked_for.isdisjoint(asked.tasks)
 
 
 def _tell(asked: _Asked, results: dict[str, Any], loaded: Any, source: Source, json_to: str | None) -> None:

@@ -25,7 +25,7 @@ def write_markdown(path: Path, results: Mapping[str, Any], *, minimum: int = MIN
     Args:
         path: The page.
         results: An evaluation as `medmoe eval --by COLUMN --json` writes it.
-        minimum: Items below which a figure is marked as too few.
+        minimum: Items below which a figure isn't printed; whose it was is said instead.
 
     Raises:
         DataError: If the page has no place for them, or the evaluation no figures by a column.
@@ -70,23 +70,28 @@ def _task(results: Mapping[str, Any], task: str, minimum: int) -> str:
 
 
 def _table(column: str, found: Sequence[Row], minimum: int) -> list[str]:
-    """Write one figure of every value; bold where its interval clears every control."""
-    names = {control for row in found for control in row.figure.controls if not control.endswith(("_low", "_high"))}
+    """Write one figure of every value; bold where its interval clears every control, only named where n is small."""
+    shown = [row for row in found if not row.figure.too_few(minimum)]
+    few = dict.fromkeys(f"{row.value} {row.modality}".strip() for row in found if row.figure.too_few(minimum))
+    title = metric_title(found[0].figure.name)
+    left_out = [f"{title}, fewer than {minimum} items: {', '.join(few)}."] if few else []
+    if not shown:
+        return left_out
+    names = {control for row in shown for control in row.figure.controls if not control.endswith(("_low", "_high"))}
     controls = [*(name for name in _ORDER if name in names), *sorted(names.difference(_ORDER))]
-    header = [column, "modality", "n", "patients", metric_title(found[0].figure.name)]
+    header = [column, "modality", "n", "patients", title]
     header += [name.replace("_", " ") for name in controls]
     lines = [_line(header), _line(["---"] * 2 + ["---:"] * (len(header) - 2))]
-    for row in found:
-        cells = [row.value, row.modality, _count(row.figure.n), _count(row.patients), _value(row.figure, minimum)]
+    for row in shown:
+        cells = [row.value, row.modality, _count(row.figure.n), _count(row.patients), _value(row.figure)]
         lines.append(_line([*cells, *(_control(row.figure, name) for name in controls)]))
-    return lines
+    return [*lines, *(["", *left_out] if left_out else [])]
 
 
-def _value(figure: Figure, minimum: int) -> str:
+def _value(figure: Figure) -> str:
     judged = figure.verdict()
     said = f"**{figure.said}**" if judged and judged[0] else figure.said
-    few = " (few)" if figure.too_few(minimum) else ""
-    return f"{said} {figure.interval}{few}".strip()
+    return f"{said} {figure.interval}".strip()
 
 
 def _control(figure: Figure, name: str) -> str:

@@ -323,10 +323,10 @@ def find_items(evidence: Evidence, context: Context) -> tuple[list[Item], dict[s
         places = _boxed(sample)
         if marked[row] and evidence.masks is not None:
             phrases = phrases_of(sample.source, sample.labels)
-            if not phrases:
-                left_out["masks of nobody knows what"] += 1
-            elif not {phrase for _, own, _, _ in places for phrase in own}.intersection(phrases):
+            if phrases and not {phrase for _, own, _, _ in places for phrase in own}.intersection(phrases):
                 places.append((phrases[0], phrases, _NO_BOX, evidence.masks[row].numpy()))
+            elif not phrases and not places:
+                left_out["masks of which nobody says what they show"] += 1
         for label, phrases, boxes, mask in places:
             found = _named(sample, phrases, int(evidence.word_mask[row].sum()), context)
             if found is None:

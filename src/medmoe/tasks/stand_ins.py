@@ -16,7 +16,7 @@ from medmoe.tasks.splits import check_apart
 RIDGES: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 
 # The tasks that read nothing of an image but its embedding and the router's scores.
-TASKS: tuple[str, ...] = ("routing", "zeroshot_retrieval", "zeroshot_classification")
+TASKS = frozenset({"routing", "zeroshot_retrieval", "zeroshot_classification"})
 
 # Beginnings of names of figures that say nothing of such an image side.
 _NOT_OF_IMAGES = ("text_router", "swap_")
