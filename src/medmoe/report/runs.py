@@ -25,26 +25,26 @@ class Run:
         path: The run folder or evaluation file.
         tasks: Figures by task and metric.
         details: Whatever else the tasks found; `medmoe.report.details` says what the page reads of it.
-        by: What the tasks found within each value of a column (`medmoe eval --by`); empty without.
         about: Command, model, data, split, seed, versions and so on of the evaluation.
         history: Rows of `metrics.jsonl`; empty for a file.
         config: The run's configuration; empty for a file.
         made: What made the run (`run.json`); empty for a file.
         preprocess: Fingerprint of the preprocessing that the run's own model declares, or None.
         benchmark: What `medmoe eval --benchmark` found; empty for an evaluation on a split.
+        by: What the tasks found within each value of a column (`medmoe eval --by`); empty without.
     """
 
     name: str
     path: Path
     tasks: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
-    by: Mapping[str, Any] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     made: Mapping[str, Any] = field(default_factory=dict)
     preprocess: str | None = None
     benchmark: Mapping[str, Any] = field(default_factory=dict)
+    by: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def results(self) -> dict[str, Any]:
