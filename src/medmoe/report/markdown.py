@@ -79,11 +79,11 @@ def _table(column: str, found: Sequence[Row], minimum: int) -> list[str]:
         return left_out
     names = {control for row in shown for control in row.figure.controls if not control.endswith(("_low", "_high"))}
     controls = [*(name for name in _ORDER if name in names), *sorted(names.difference(_ORDER))]
-    header = [column, "modality", "n", "patients", title]
+    header = [column, "modality", "n", "images", "patients", title]
     header += [name.replace("_", " ") for name in controls]
     lines = [_line(header), _line(["---"] * 2 + ["---:"] * (len(header) - 2))]
     for row in shown:
-        cells = [row.value, row.modality, _count(row.figure.n), _count(row.patients), _value(row.figure)]
+        cells = [row.value, row.modality, *map(_count, (row.figure.n, row.images, row.patients)), _value(row.figure)]
         lines.append(_line([*cells, *(_control(row.figure, name) for name in controls)]))
     return [*lines, *(["", *left_out] if left_out else [])]
 
