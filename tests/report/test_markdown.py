@@ -75,7 +75,8 @@ def test_retrieval_among_reports_made_from_labels_has_no_row_but_a_reason() -> N
 
 def test_a_row_holds_value_interval_n_patients_and_every_control() -> None:
     text = markdown(evaluation())
-    assert "| source | modality | n | images | patients | Image → report, R@10 | chance | shuffled | raw pixels |" in text
+    header = "| source | modality | n | images | patients | Image → report, R@10 | chance | shuffled | raw pixels |"
+    assert header in text
     assert "| cases | ct | 60 | 60 | 20 | 0.500 [0.450, 0.550] | 0.100 | 0.120 (to 0.200) | 0.480 |" in text
     assert "| all together |  | 120 | 163 | 71 | **0.900** [0.850, 0.950] | 0.200 | 0.500 |" in text
     assert "Without a figure: few (3 images, fewer than 10); cases, chests (no boxes)." in text
