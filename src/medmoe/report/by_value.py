@@ -77,9 +77,9 @@ def values(results: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
 
 
 def silent(results: Mapping[str, Any], task: str) -> dict[str, str]:
-    """Give the values without a figure of a task, and why: too few images, or what the task said."""
+    """Give the judged values without a figure of a task, and what the task said."""
     shown = {row.value for row in rows(results, task)}
-    reasons = dict(results.get("by", {}).get("left_out", {}))
+    reasons = {}
     for value, found in values(results).items():
         if value in shown:
             continue

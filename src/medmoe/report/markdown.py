@@ -51,7 +51,7 @@ def markdown(results: Mapping[str, Any], *, minimum: int = MINIMUM) -> str:
     if "by" not in results:
         raise DataError("has no figures by a column", remedy="evaluate with --by source")
     parts = [_task(results, task, minimum) for task in CHOSEN if task in results["tasks"]]
-    return "\n" + "\n".join([*parts, _made(results.get("about", {}))]) + "\n"
+    return "\n" + "\n".join([*parts, *_left_out(results["by"]), _made(results.get("about", {}))]) + "\n"
 
 
 def _task(results: Mapping[str, Any], task: str, minimum: int) -> str:
@@ -60,13 +60,22 @@ def _task(results: Mapping[str, Any], task: str, minimum: int) -> str:
     found = list(rows(results, task))
     for name in dict.fromkeys(row.figure.name for row in found):
         lines += [*_table(results["by"]["column"], [row for row in found if row.figure.name == name], minimum), ""]
-    reasons: dict[str, list[str]] = {}
-    for value, reason in silent(results, task).items():
-        reasons.setdefault(reason, []).append(value)
+    reasons = silent(results, task)
     if reasons:
-        told = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
-        lines += [f"Without a figure: {told}.", ""]
+        lines += [f"Without a figure: {_by_reason(reasons)}.", ""]
     return "\n".join(lines)
+
+
+def _left_out(by: Mapping[str, Any]) -> list[str]:
+    return [f"In no table: {_by_reason(by['left_out'])}.", ""] if by.get("left_out") else []
+
+
+def _by_reason(reasons: Mapping[str, str]) -> str:
+    """Name values behind each reason: `a, b (too few); c (no text)`."""
+    members: dict[str, list[str]] = {}
+    for value, reason in reasons.items():
+        members.setdefault(reason, []).append(value)
+    return "; ".join(f"{', '.join(names)} ({reason})" for reason, names in members.items())
 
 
 def _table(column: str, found: Sequence[Row], minimum: int) -> list[str]:
