@@ -17,8 +17,11 @@ from medmoe.errors import ConfigError
 from medmoe.model import MedVLM
 from medmoe.tasks import Again, Change, Evidence, Task, collect, evaluate_all, make_context
 from medmoe.tasks.features import Fingerprint, load_evidence, of_samples, of_weights, save_evidence
-from medmoe.tasks.foreign import is_foreign, without_foreign
+from medmoe.tasks.foreign import fit_and_tune_known, is_foreign, without_foreign
 from medmoe.tasks.outcomes import add_items, outcomes_of
+from medmoe.tasks.stand_ins import TASKS as STAND_IN_TASKS
+from medmoe.tasks.stand_ins import stand_ins
+from medmoe.tasks.subsets import check_column, evaluate_by
 from medmoe.tasks.zero_shot import ZeroShot
 
 
@@ -99,7 +102,7 @@ def fingerprint(model: MedVLM, source: Source, options: str = "") -> Fingerprint
     return Fingerprint(
         model=of_weights(model.state_dict(), model.assets.config, model.assets.tokenizer),
         preprocess=str(model.assets.preprocess.get("fingerprint")),
-        data=of_samples(source),
+        data=of_samples(source, masks=True),
         options=options,
     )
 
@@ -120,6 +123,7 @@ def evaluate(
     again: Again | None = None,
     ready: Mapping[str, Task] | None = None,
     items: bool = False,
+    by: str | None = None,
     seed: int = 0,
     resamples: int = 1000,
 ) -> dict[str, Any]:
@@ -134,18 +138,27 @@ def evaluate(
         again: Runs the model over the judged images again, changed; `medmoe.evaluate.anew` makes one.
         ready: Tasks with settings of their own, by name.
         items: Also keep each item's outcome in the details, so that two models can be compared item by item.
+        by: Also run the tasks within each value of a column of `medmoe.tasks.subsets.COLUMNS`, such as `source`.
         seed: Seed of every draw and permutation.
         resamples: Bootstrap resamples of each interval.
 
     Returns:
-        `{"tasks": {TASK: {METRIC: {value, low, high, n, controls}}}, "details": {TASK: …}}`.
+        `{"tasks": {TASK: {METRIC: {value, low, high, n, controls}}}, "details": {TASK: …}}`, and with `by` what
+        `medmoe.tasks.subsets.evaluate_by` gives under `"by"`. With `fit`, routing, retrieval and zero-shot have
+        controls from features that nobody trained, if the evidence carries them (`medmoe.tasks.stand_ins`).
 
     Raises:
-        ConfigError: If a task is unknown.
+        ConfigError: If a task or column is unknown.
     """
+    if by is not None:
+        check_column(by)
     tokenizer = model.tokenizer if isinstance(model, Adapter) else tokenizer_of(model)
     context = make_context(model, tokenizer, device=next(model.parameters()).device, seed=seed, resamples=resamples)
-    results = evaluate_all(evidence, replace(context, fit=fit, tune=tune, again=again), tasks, ready=ready)
+    context = replace(context, fit=fit, tune=tune, again=again)
+    others = stand_ins(evidence, fit_and_tune_known(context)) if STAND_IN_TASKS.intersection(tasks) else {}
+    results = evaluate_all(evidence, context, tasks, ready=ready, others=others)
+    if by is not None:
+        results["by"] = evaluate_by(evidence, context, tasks, by, ready=ready, others=others)
     known = without_foreign(evidence)
     if items:
         worded = (ready or {}).get(ZeroShot.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from medmoe.errors import DataError
 from medmoe.evaluate import fingerprint, gather, untrained
 from medmoe.model import MedVLM
 from medmoe.tasks.base import Evidence
-from medmoe.tasks.features import Fingerprint, load_evidence, of_samples, of_weights, save_evidence
+from medmoe.tasks.features import FORM, Fingerprint, load_evidence, of_samples, of_weights, save_evidence
 from medmoe.types import Box, Sample
 
 MADE_FROM = Fingerprint("aa", "bb", "cc")
@@ -105,8 +106,8 @@ def test_archives_of_other_things_are_refused(tmp_path: Path) -> None:
     np.savez(path, settings=np.frombuffer(b'{"form": 99}', dtype=np.uint8))
     with pytest.raises(DataError, match="another form"):
         load_evidence(path)
-    settings = b'{"form": 1, "fingerprint": {}, "regoins": 3, "samples": [], "modalities": []}'
-    np.savez(path, settings=np.frombuffer(settings, dtype=np.uint8))
+    settings = {"form": FORM, "fingerprint": {}, "regoins": 3, "samples": [], "modalities": []}
+    np.savez(path, settings=np.frombuffer(json.dumps(settings).encode(), dtype=np.uint8))
     with pytest.raises(DataError, match="did you mean 'regions'"):
         load_evidence(path)
 
@@ -167,6 +168,9 @@ def test_the_fingerprint_of_samples_follows_facts_and_pixels() -> None:
     prints = [of_samples(Listed(samples)) for samples in listed]
     assert len(set(prints)) == len(prints)
     assert prints == [of_samples(Listed(samples)) for samples in listed]
+    whole = Listed([replace(own(), mask=np.ones((2, 2), dtype=np.bool_))])
+    assert of_samples(whole) == of_samples(Listed([own()]))
+    assert of_samples(whole, masks=True) != of_samples(Listed([own()]), masks=True)
 
 
 def test_controls_are_averaged_pixels_and_the_same_model_with_fresh_weights(

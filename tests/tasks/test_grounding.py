@@ -320,3 +320,60 @@ def test_without_local_features_the_task_is_skipped() -> None:
     result = Grounding().evaluate(bare, context())
     assert not result.metrics
     assert "local" in result.details["skipped"]
+
+
+def masked(count: int = 12) -> Evidence:
+    """Give images with a mask of a pancreas where the region holds the word, and no boxes."""
+    rng = np.random.default_rng(1)
+    regions = 0.01 * torch.randn(count, WIDTH, GRID, GRID, generator=torch.Generator().manual_seed(1))
+    masks = torch.zeros(count, SIDE, SIDE, dtype=torch.bool)
+    samples = []
+    for i in range(count):
+        column, row = (int(v) for v in rng.integers(0, GRID, 2))
+        regions[i, :, row, column] += 5 * code("pancreas")
+        masks[i, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = True
+        made = sample(i, "the pancreas is seen", "ct", labels=("abdomen_pancreas",), source="nih-pancreas-ct")
+        samples.append(made)
+    return replace(evidence(samples, regions=regions), masks=masks)
+
+
+def test_a_mask_judges_as_the_box_around_it_does() -> None:
+    by_mask = Grounding().evaluate(masked(), context())
+    corners = [np.argwhere(mask.numpy()) for mask in masked().masks]
+    boxes = [
+        Box("pancreas", own[0][1] / SIDE, own[0][0] / SIDE, (own[-1][1] + 1) / SIDE, (own[-1][0] + 1) / SIDE)
+        for own in corners
+    ]
+    boxed = [replace(own, boxes=(box,)) for own, box in zip(masked().samples, boxes, strict=True)]
+    by_box = Grounding().evaluate(replace(masked(), samples=tuple(boxed), masks=None), context())
+    assert by_mask.details["places"] == {"mask": 12}
+    assert by_box.details["places"] == {"boxes": 12}
+    assert by_mask.metrics["pointing"].value == by_box.metrics["pointing"].value == 1
+    for name, figure in by_mask.metrics.items():
+        assert figure.value == pytest.approx(by_box.metrics[name].value), name
+        for control in {"chance", "centre"} & set(figure.controls):  # a point on a box's very edge lies in it
+            assert figure.controls[control] == pytest.approx(by_box.metrics[name].controls[control]), name
+
+
+def test_a_mask_of_something_the_report_does_not_name_is_left_out() -> None:
+    lungs = [replace(own, source="covid-chestxray") for own in masked().samples]
+    result = Grounding().evaluate(replace(masked(), samples=tuple(lungs)), context())
+    assert result.metrics == {}
+    assert result.details["left_out"] == {"findings not named in the report": 12}
+    several = [replace(own, source="mine", labels=("cyst", "pancreas")) for own in masked().samples]
+    _, left_out = find_items(replace(masked(), samples=tuple(several)), context())
+    assert left_out == {"masks of which nobody says what they show": 12}
+
+
+def test_boxes_count_before_a_mask_of_the_same_finding() -> None:
+    samples = [replace(own, boxes=(cell_box("pancreas", 0, 0),)) for own in masked().samples]
+    items, _ = find_items(replace(masked(), samples=tuple(samples)), context())
+    assert [item.mask is None for item in items] == [True] * 12
+
+
+def test_a_box_is_found_by_the_words_that_template_reports_use_for_its_label() -> None:
+    items, left_out = find_items(
+        evidence([sample(0, "smear showing red blood cells", boxes=(cell_box("RBC", 1, 1),))]), context()
+    )
+    assert [item.phrase for item in items] == ["red blood cells"]
+    assert left_out == {}

@@ -128,11 +128,17 @@ def recipe_of(name: str, settings: list[str], *, init: Sequence[str] = ()) -> tu
 
 
 def open_data(
-    spec: str, split: str | None, columns: dict[str, str], *, usual: str | None = None, skip_bad: bool = False
+    spec: str,
+    split: str | None,
+    columns: dict[str, str],
+    *,
+    usual: str | None = None,
+    skip_bad: bool = False,
+    maps: bool = False,
 ) -> Source:
     """Open a source; without a split, take the usual one of a manifest that has splits.
 
-    No task or objective reads masks or gaze maps yet, so they stay unread.
+    Masks and gaze maps stay unread unless `maps` asks for them: no objective reads them, of the tasks grounding does.
     """
     from medmoe.data.sources.concat import open_source
 
@@ -143,5 +149,5 @@ def open_data(
         fallback=split is None,
         columns=columns,
         check_files=not skip_bad,
-        maps=False,
+        maps=maps,
     )

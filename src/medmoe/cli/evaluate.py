@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 # Options that only one of the two ways of evaluating reads.
 _OF_DATA = [
-    *("split", "tasks", "fit_split", "tune_split", "cache", "items", "candidate_experts", "on_bad_sample", "column")
+    *("split", "tasks", "fit_split", "tune_split", "cache", "items", "by"),
+    *("candidate_experts", "on_bad_sample", "column"),
 ]
 _OF_BENCHMARK = ("root",)
 # Tasks that hold learnt features against those that nobody trained.
@@ -70,6 +71,10 @@ def evaluate_command(
     ] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder to keep embeddings in for the next time.", show_default=False)
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(help="Also judge within each source, modality, view or domain.", show_default=False),
     ] = None,
     items: Annotated[
         bool, typer.Option("--items", help="Keep each item's outcome, so that `medmoe report` compares runs in pairs.")
@@ -107,7 +112,7 @@ def evaluate_command(
     seen = {**how, "on_bad_sample": on_bad_sample, "cache": cache, "foreign": foreign or "ood" in names}
     options = {"seed": seed, "resamples": resamples, "candidate_experts": candidate_experts}
     columns = pairs_of(column, "--column")
-    _on_data(_Asked(model, data, splits, names, prompts, seen, columns, options, items), json_to)
+    _on_data(_Asked(model, data, splits, names, prompts, seen, columns, options, items, by), json_to)
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,7 @@ class _Asked:
         columns: Our manifest columns → the file's.
         options: Seed, resamples, and whether candidates are scored through their own experts.
         items: Whether each item's outcome is kept.
+        by: The column within whose values the tasks are run too, or None.
     """
 
     model: Path
@@ -135,6 +141,7 @@ class _Asked:
     columns: dict[str, str]
     options: dict[str, Any]
     items: bool
+    by: str | None
 
 
 def _on_data(asked: _Asked, json_to: str | None) -> None:
@@ -142,22 +149,26 @@ def _on_data(asked: _Asked, json_to: str | None) -> None:
     from medmoe.evaluate import anew, evaluate, gather
     from medmoe.tasks import TASKS
     from medmoe.tasks.features import of_samples
+    from medmoe.tasks.subsets import check_column
 
     for name in asked.tasks or [""]:
         if name not in TASKS:
             raise ConfigError(unknown("task", name, TASKS), where="--tasks")
     own = _own_prompts(asked.prompts)
     loaded = _load(asked.model, asked.seen["device"])
+    if asked.by is not None:
+        check_column(asked.by)
+    controls = _wants_controls(asked)
     skip_bad = asked.seen["on_bad_sample"] == "skip"
-    controls = not _WITH_CONTROLS.isdisjoint(asked.tasks)
+    how = {"skip_bad": skip_bad, "maps": "grounding" in asked.tasks}
 
     def seen(split: str | None) -> Evidence | None:
         if split is None:
             return None
-        found = open_data(asked.data, split, asked.columns, skip_bad=skip_bad)
+        found = open_data(asked.data, split, asked.columns, **how)
         return gather(loaded, found, controls=controls, **asked.seen)
 
-    source = open_data(asked.data, asked.splits["split"], asked.columns, skip_bad=skip_bad)
+    source = open_data(asked.data, asked.splits["split"], asked.columns, **how)
     doubtful = doubts(asked.model, loaded, source, asked.tasks, prompts=own)
     _warn(doubtful.warnings, json_to)
     every = asked.options["candidate_experts"]
@@ -172,6 +183,7 @@ def _on_data(asked: _Asked, json_to: str | None) -> None:
         again=anew(loaded, source, **plain) if len(evidence) == len(source) else None,
         ready=_with_prompts(own),
         items=asked.items,
+        by=asked.by,
         seed=asked.options["seed"],
         resamples=asked.options["resamples"],
     )
@@ -185,8 +197,10 @@ def _on_data(asked: _Asked, json_to: str | None) -> None:
         "leak_check": doubtful.leak_check,
         **asked.splits,
         "images": len(evidence),
+        "patients": len({sample.patient or sample.key for sample in evidence.samples}),
         "skipped": len(source) - len(evidence),
         **asked.options,
+        "by": asked.by,
         "prompts": None if asked.prompts is None else str(asked.prompts),
         **({"columns": asked.columns} if asked.columns else {}),
     }
@@ -200,6 +214,14 @@ def _warn(warnings: Sequence[str], json_to: str | None) -> None:
             typer.echo(f"warning: {warning}", err=True)
         else:
             say(f"warning: {warning}")
+
+
+def _wants_controls(asked: _Asked) -> bool:
+    """Tell whether a task compares the model with features that nobody trained, and there is something to fit them."""
+    from medmoe.tasks.stand_ins import TASKS
+
+    asked_for = _WITH_CONTROLS if asked.splits["fit_split"] is None else _WITH_CONTROLS | TASKS
+    return not asked_for.isdisjoint(asked.tasks)
 
 
 def _tell(asked: _Asked, results: dict[str, Any], loaded: Any, source: Source, json_to: str | None) -> None:
@@ -315,6 +337,7 @@ def _made_by(path: Path, model: Any) -> dict[str, Any]:
 
 
 def _print_results(results: dict[str, Any]) -> None:
+    """Print the figures of each task, and then those of each value of the column asked for."""
     from medmoe.tasks import table
 
     for task, metrics in results["tasks"].items():
@@ -334,3 +357,12 @@ def _print_results(results: dict[str, Any]) -> None:
         for row in table({"tasks": {task: metrics}}):
             shown.add_row(*map(escape, row[1:]))
         console.print(shown)
+    by = results.get("by", {})
+    for value, found in by.get("values", {}).items():
+        say(f"{by['column']} {value}: {found['images']} images of {found['patients']} patients")
+        for task, metrics in found["tasks"].items():
+            first = {name: figure for name, figure in metrics.items() if "/" not in name}
+            for row in table({"tasks": {task: first}}) if first else []:
+                say(f"  {row[0]} {row[1]}: {row[2]} ({row[3]}), n {row[4]}; {row[5]}")
+    for value, reason in by.get("left_out", {}).items():
+        say(f"{by['column']} {value}: left out, {reason}")

@@ -18,6 +18,13 @@ def report(
     runs: Annotated[list[str], typer.Argument(help="Run folders or evaluation files; the first is compared with.")],
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
     title: Annotated[str | None, typer.Option(help="Title of the page.", show_default=False)] = None,
+    markdown: Annotated[
+        Path | None,
+        typer.Option(
+            help="In place of the page: put one run's tables by source between the marks of this file.",
+            show_default=False,
+        ),
+    ] = None,
     heatmaps: Annotated[
         int, typer.Option(help="Images a modality to find the best and worst heatmaps among; 0: none.")
     ] = 12,
@@ -32,6 +39,9 @@ def report(
     least = ((heatmaps, 0, "--heatmaps"), (minimum, 0, "--minimum"), (resamples, 1, "--resamples"), (seed, 0, "--seed"))
     for value, lowest, option in least:
         check_least(value, lowest, option)
+    if markdown is not None:
+        _as_markdown(runs, markdown, minimum)
+        return
     if out.is_dir() or out.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{out} isn't an HTML file", where="--out", remedy="give a file such as report.html")
     found = read_runs(runs)
@@ -50,6 +60,16 @@ def report(
     for warning in warnings(found):
         say(f"warning: {warning}")
     say(f"report: {page}")
+
+
+def _as_markdown(runs: list[str], page: Path, minimum: int) -> None:
+    from medmoe.report import read_runs, write_markdown
+
+    if len(runs) != 1:
+        raise ConfigError(f"got {len(runs)} runs, allowed: one", where="--markdown")
+    if page.is_dir() or page.suffix.lower() != ".md":
+        raise ConfigError(f"{page} isn't a Markdown file", where="--markdown", remedy="give a file such as figures.md")
+    say(f"figures: {write_markdown(page, read_runs(runs)[0].results, minimum=minimum)}")
 
 
 def _gallery(run: Run, heatmaps: int) -> list[GalleryItem] | str:

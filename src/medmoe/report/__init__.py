@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from medmoe.folder import write_text_atomically
+from medmoe.report.by_value import by_value
 from medmoe.report.checks import warnings
 from medmoe.report.curves import curves, last
 from medmoe.report.document import Section, document, warned
+from medmoe.report.figures import MINIMUM
 from medmoe.report.gallery import GalleryItem, heatmaps
+from medmoe.report.markdown import write_markdown
 from medmoe.report.markup import DASH, Html, join, number, tag
 from medmoe.report.results import bars, confusions, headlines, tables
 from medmoe.report.review import write_review
 from medmoe.report.runs import Run, read_runs
 
-__all__ = ["GalleryItem", "Run", "read_runs", "write_report", "write_review"]
+__all__ = ["GalleryItem", "Run", "read_runs", "write_markdown", "write_report", "write_review"]
 
 _HOW_TO_READ = (
     "Each figure stands with its 95 % interval, bootstrapped over patients, and with its controls: chance, the most "
@@ -93,6 +96,10 @@ def _sections(
     yield "curves", "Curves", lead, curves(history, experts)
     if results.get("tasks"):
         yield "results", "Results", "Value, 95 % interval, controls and number of items.", tables(results)
+    within = by_value(results, minimum=MINIMUM)
+    if within is not None:
+        lead = "The same tasks with the same controls within each value alone."
+        yield "by-value", f"By {results['by']['column']}", lead, within
     matrices = confusions(results)
     if matrices is not None:
         yield "confusion", "Router confusion", "Counts; the colour is the share of a row.", matrices

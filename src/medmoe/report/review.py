@@ -9,6 +9,7 @@ from string import ascii_uppercase
 from medmoe.errors import ConfigError
 from medmoe.folder import write_text_atomically
 from medmoe.report.background import facts, gaps, leak_audit, origins, prompts
+from medmoe.report.by_value import by_value
 from medmoe.report.charts import Series, line_chart
 from medmoe.report.checks import notes, warnings
 from medmoe.report.curves import curves
@@ -138,6 +139,10 @@ def _figures(runs: Sequence[Run], versus: Versus, minimum: int) -> Iterator[Sect
         yield Section("modalities", "By modality", "", by_modality)
     lead = "Value, 95 % interval, controls and number of items."
     yield Section("results", "Results", lead, tables(results, minimum=minimum))
+    within = by_value(results, minimum=minimum)
+    if within is not None:
+        lead = "The same tasks with the same controls within each value alone."
+        yield Section("by-value", f"By {results['by']['column']}", lead, within)
 
 
 def _judged(runs: Sequence[Run], letters: Sequence[str]) -> str:

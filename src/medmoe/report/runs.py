@@ -31,6 +31,7 @@ class Run:
         made: What made the run (`run.json`); empty for a file.
         preprocess: Fingerprint of the preprocessing that the run's own model declares, or None.
         benchmark: What `medmoe eval --benchmark` found; empty for an evaluation on a split.
+        by: What the tasks found within each value of a column (`medmoe eval --by`); empty without.
     """
 
     name: str
@@ -43,11 +44,13 @@ class Run:
     made: Mapping[str, Any] = field(default_factory=dict)
     preprocess: str | None = None
     benchmark: Mapping[str, Any] = field(default_factory=dict)
+    by: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def results(self) -> dict[str, Any]:
         """The evaluation as `medmoe eval --json` writes it."""
-        return {"tasks": self.tasks, "details": self.details, "about": self.about}
+        by = {"by": self.by} if self.by else {}
+        return {"tasks": self.tasks, "details": self.details, **by, "about": self.about}
 
     def of(self, task: str) -> Mapping[str, Any]:
         """Give the details of a task; empty where there are none."""
@@ -116,7 +119,7 @@ def _evaluation(path: Path) -> dict[str, Any]:
         for metric, figure in metrics.items():
             if not isinstance(figure, Mapping) or "value" not in figure:
                 raise DataError(f"{task} {metric!r} has no value", where=str(path), remedy=_REMEDY)
-    return {"tasks": found["tasks"], **{key: _mapping(found, key, path) for key in ("details", "about")}}
+    return {"tasks": found["tasks"], **{key: _mapping(found, key, path) for key in ("details", "by", "about")}}
 
 
 def _mapping(found: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:

@@ -20,6 +20,9 @@ LOCAL_SCALE = 10.0
 # Side of the grid that raw pixels are averaged over, as features to compare with.
 RAW_GRID = 16
 
+# Side of the grid that masks are kept on, which is that of upsampled heatmaps.
+MASK_GRID = 64
+
 
 Change: TypeAlias = Callable[[int, Sample], Sample]
 
@@ -44,6 +47,8 @@ class Evidence:
         candidate_regions: [K, n, D, G, G] regions through every expert, only when each candidate report is scored
             through the expert that its own text chose.
         features: Other features of the images by name, [n, F] each: controls for what is fitted on `image_embed`.
+        masks: [n, MASK_GRID, MASK_GRID] bool, what is marked in each image in the model's frame (all False where
+            nothing is), or None where no image has a mask.
     """
 
     image_embed: Tensor
@@ -60,6 +65,7 @@ class Evidence:
     local_scale: float = LOCAL_SCALE
     candidate_regions: Tensor | None = None
     features: dict[str, Tensor] = field(default_factory=dict)
+    masks: Tensor | None = None
 
     def __len__(self) -> int:
         """Count the images."""
@@ -210,6 +216,7 @@ def collect(
     images: list[ImageEmbedding] = []
     texts: list[TextEmbedding | None] = []
     present: list[Tensor] = []
+    masks: list[Tensor] = []
     samples: list[Sample] = []
     with evaluating(model), evaluating(untrained), torch.inference_mode():
         for batch in loader:
@@ -222,6 +229,7 @@ def collect(
                 every.append(_through_every_expert(model, moved.image))
             texts.append(None if moved.tokens is None else _to_cpu(model.encode_text(moved.tokens)))
             present.append(_present(batch))
+            masks.append(_on_grid(batch))
             samples.extend(batch.samples)
     if not images:
         raise ValueError("the loader yielded no batch")
@@ -240,6 +248,7 @@ def collect(
         logit_scale=model.logit_scale.detach().item(),
         candidate_regions=torch.cat(every, dim=1) if every else None,
         features={name: torch.cat(parts) for name, parts in others.items()},
+        masks=joined if (joined := torch.cat(masks)).any() else None,
     )
 
 
@@ -254,6 +263,13 @@ def control_features(batch: Batch, untrained: JointEncoder | None = None) -> dic
     if untrained is not None:
         features["random_weights"] = untrained.encode_image(batch.image, modality=batch.modality).embed.float().cpu()
     return features
+
+
+def _on_grid(batch: Batch) -> Tensor:
+    """Bring masks to the grid: [B, MASK_GRID, MASK_GRID] bool, a cell True where at least half of it is marked."""
+    if batch.mask is None:
+        return torch.zeros(len(batch.image), MASK_GRID, MASK_GRID, dtype=torch.bool)
+    return (torch.nn.functional.interpolate(batch.mask.float(), (MASK_GRID, MASK_GRID), mode="area")[:, 0] >= 0.5).cpu()
 
 
 def _through_every_expert(model: JointEncoder, image: Tensor) -> Tensor:
@@ -288,7 +304,12 @@ def make_context(
 
 
 def evaluate_all(
-    evidence: Evidence, context: Context, names: Sequence[str], *, ready: Mapping[str, Task] | None = None
+    evidence: Evidence,
+    context: Context,
+    names: Sequence[str],
+    *,
+    ready: Mapping[str, Task] | None = None,
+    others: Mapping[str, Evidence] | None = None,
 ) -> dict[str, Any]:
     """Run tasks by name and give their results as plain data, fit for JSON.
 
@@ -297,6 +318,7 @@ def evaluate_all(
         context: What tasks need beside it.
         names: Names of `medmoe.tasks.TASKS`, or of `ready`.
         ready: Tasks with settings of their own (other prompts, fewer corruptions), by name.
+        others: Stand-ins for the model (`medmoe.tasks.stand_ins`), whose figures become controls by name.
 
     Images of modalities that the model lacks are shown to tasks that see foreign ones only; of the others, the details
     count them as `foreign`.
@@ -308,6 +330,7 @@ def evaluate_all(
         ConfigError: If a name is unknown; nothing has run then.
     """
     from medmoe.tasks import TASKS, foreign  # these import this file
+    from medmoe.tasks.stand_ins import compared
 
     own = dict(ready or {})
     for name in names:
@@ -315,13 +338,16 @@ def evaluate_all(
             raise ConfigError(unknown("task", name, {**TASKS, **own}), where="--tasks")
     results: dict[str, Any] = {"tasks": {}, "details": {}}
     known, strange = foreign.without_foreign(evidence), foreign.count_foreign(evidence)
-    seeing, others = foreign.fit_and_tune_known(context), foreign.without_foreign_in(context)
+    seeing, narrowed = foreign.fit_and_tune_known(context), foreign.without_foreign_in(context)
     for name in names:
         task = own[name] if name in own else TASKS[name]()
         if getattr(task, "sees_foreign", False) or not strange:
-            result = task.evaluate(evidence, seeing)
-        elif len(known):
-            result = task.evaluate(known, others)
+            judged, seen, beside = evidence, seeing, dict(others or {})
+        else:
+            judged, seen = known, narrowed
+            beside = {name: foreign.without_foreign(other) for name, other in (others or {}).items()}
+        if len(judged):
+            result = compared(task, task.evaluate(judged, seen), beside, seen)
         else:
             result = skipped("every image is of a modality that the model lacks")
         results["tasks"][name] = {metric: figure.to_json() for metric, figure in result.metrics.items()}

@@ -12,8 +12,8 @@ from medmoe.metrics import Floats, Ints, Resampler, best_rank, chance_at_k, hits
 from medmoe.modalities import in_order
 from medmoe.tasks.base import Context, Evidence
 from medmoe.tasks.figures import Figure
-from medmoe.tasks.grounding import Item, find_items
-from medmoe.tasks.heatmaps import dot_heatmaps, peaks, upsample, within_boxes
+from medmoe.tasks.grounding import Item, find_items, hit
+from medmoe.tasks.heatmaps import dot_heatmaps, peaks, upsample
 from medmoe.tasks.retrieval import normalised
 from medmoe.tasks.similarity import local_similarity
 
@@ -83,11 +83,10 @@ def _pointed(evidence: Evidence, every: Tensor, items: list[Item]) -> Floats:
     queries = torch.stack([evidence.words[item.row, list(item.words)].float().sum(dim=0) for item in items])
     rows = torch.tensor([item.row for item in items])
     grid = every.shape[-1]
-    boxes = [item.boxes for item in items]
     found = []
     for regions in every:
         points = peaks(upsample(dot_heatmaps(regions[rows].float(), queries)), grid)
-        found.append(within_boxes(points, boxes, 0.5 / grid))
+        found.append(hit(points, items, 0.5 / grid))
     return np.stack(found)
 
 

@@ -23,7 +23,7 @@ from medmoe.tasks.base import Evidence
 from medmoe.types import Box, Sample
 
 # What a file of this form is called in its own settings; another form is refused.
-FORM = 1
+FORM = 2
 
 # Images whose pixels count in the fingerprint of the data; all facts do.
 _LOOKED_AT = 16
@@ -84,10 +84,14 @@ def of_weights(weights: Mapping[str, Tensor], config: Mapping[str, Any], tokeniz
     return digest.hexdigest()[:16]
 
 
-def of_samples(source: Samples) -> str:
+def of_samples(source: Samples, *, masks: bool = False) -> str:
     """Give the fingerprint of samples: the facts of all, and the pixels of a few spread over them.
 
     An image file that changes while its row stays the same is noticed only if it is among those few.
+
+    Args:
+        source: The samples.
+        masks: Whether the masks of those few count too, so that a source read without masks is told from one with them.
     """
     digest = hashlib.sha256(f"{len(source)}".encode())
     looked_at = set(np.linspace(0, len(source) - 1, _LOOKED_AT).astype(int).tolist())
@@ -95,8 +99,12 @@ def of_samples(source: Samples) -> str:
         try:
             digest.update(json.dumps(_plain(source.facts(index)), sort_keys=True).encode())
             if index in looked_at:
-                image = np.ascontiguousarray(source[index].image)
-                digest.update(f"{image.dtype} {image.shape}".encode() + image.tobytes())
+                sample = source[index]
+                for pixels in (sample.image, sample.mask if masks else None):
+                    if pixels is not None:
+                        digest.update(
+                            f"{pixels.dtype} {pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes()
+                        )
         except DataError as error:  # a bad sample is left out of the evidence, or has stopped it
             digest.update(str(error).encode())
     return digest.hexdigest()[:16]

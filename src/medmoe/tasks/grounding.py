@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from medmoe.data.masks import namings, phrases_of
 from medmoe.metrics import Bools, Floats, Ints, Resampler
 from medmoe.modalities import in_order
 from medmoe.tasks.base import Context, Evidence, TaskResult, skipped
@@ -19,8 +20,10 @@ from medmoe.tasks.heatmaps import (
     contrast,
     contrast_to_noise,
     corners_of,
+    dilated,
     dot_heatmaps,
     inside,
+    marked_at,
     mask_auroc,
     overlap,
     peaks,
@@ -31,8 +34,7 @@ from medmoe.tasks.heatmaps import (
     upsample,
     within,
 )
-from medmoe.tasks.prompts import spoken
-from medmoe.types import Box, Sample
+from medmoe.types import Sample
 
 __all__ = ["Grounding", "Item", "dot_heatmaps", "find_items", "inside", "peaks", "upsample"]
 
@@ -42,19 +44,21 @@ _BLOCK = 64
 _FEW = 20
 # A finding is small or medium when its boxes cover less than this share of the image, else large.
 _SIZES = {"small": 0.17**2, "medium": 0.30**2, "large": float("inf")}
+_NO_BOX: Floats = np.zeros((0, 4))
 _THRESHOLDS: Floats = np.linspace(0.05, 0.95, 19)
 
 
 @dataclass(frozen=True)
 class Item:
-    """A finding with boxes in an image, and the words that name it in the image's report.
+    """A finding with boxes or a mask in an image, and the words that name it in the image's report.
 
     Attributes:
         row: The image's row in the evidence.
         label: The finding.
         phrase: The words that name it.
         words: Their indices among the report's words.
-        boxes: [b, 4] its boxes as x0, y0, x1, y1 fractions.
+        boxes: [b, 4] its boxes as x0, y0, x1, y1 fractions; none where a mask tells its place.
+        mask: [SIDE, SIDE] its place in place of boxes, or None.
     """
 
     row: int
@@ -62,6 +66,25 @@ class Item:
     phrase: str
     words: tuple[int, ...]
     boxes: Floats
+    mask: Bools | None = None
+
+    def area(self, margin: float = 0.0) -> Bools:
+        """Mark its place, dilated by `margin`: [SIDE, SIDE]."""
+        return inside(self.boxes, margin) if self.mask is None else dilated(self.mask, margin)
+
+    def size(self) -> str:
+        """Call it small, medium or large by the area it covers."""
+        return size_of(self.boxes) if self.mask is None else _size(float(self.mask.mean()))
+
+
+def hit(points: Floats, items: Sequence[Item], margin: float) -> Floats:
+    """Tell which points [..., n, 2] lie in their item's place, dilated by `margin`: [..., n] of 0.0 and 1.0."""
+    held = within(points, corners_of([item.boxes for item in items]), margin)
+    masked = [place for place, item in enumerate(items) if item.mask is not None]
+    if masked:
+        wide = np.stack([items[place].area(margin) for place in masked])
+        held[..., masked] = marked_at(points[..., masked, :], wide)
+    return held
 
 
 @dataclass(frozen=True)
@@ -94,7 +117,7 @@ class PerItem:
 
 @dataclass(frozen=True)
 class Grounding:
-    """How word heatmaps lie over boxes, per modality and their mean.
+    """How word heatmaps lie over boxes and masks, per modality and their mean.
 
     A heatmap is read in three ways: without a prefix: raw dot product of the regions with the sum of the
     phrase's words in its report; `attention_…`: as the local loss reads it (words of the report compete for each
@@ -105,14 +128,18 @@ class Grounding:
     - `contrast`: (mean inside - mean outside) / standard deviation of the whole map.
     - `cnr`: the same over the root of the summed variances inside and outside (contrast-to-noise ratio; Boecking et
       al., 2022, https://arxiv.org/abs/2204.09817), with its sign.
-    - `mask_auroc`: how often a point inside is hotter than one outside. Evidence keeps no masks: boxes are the mask.
-    - `iou`: of the points above a threshold of the heatmap, brought to [0, 1], with the boxes. The threshold is the
+    - `mask_auroc`: how often a point inside is hotter than one outside; the boxes are the mask where there is none.
+    - `iou`: of the points above a threshold of the heatmap, brought to [0, 1], with the place. The threshold is the
       best one for the validation images, for each reading; without them there is no `iou`.
 
-    A flat or NaN heatmap misses, at contrast 0, AUROC 0.5 and IoU 0. `small_…`, `medium_…` and `large_…` are the
-    figures of the first reading for findings whose boxes cover less than 0.17², less than 0.30², and more of the image.
+    A mask is the place of what `medmoe.data.masks` says it shows: of the image's only finding, unless the data set
+    marks something else (lungs, vessels). It counts where the report names that. Where a finding has both, boxes count.
 
-    Controls: `chance` (mean area of the dilated boxes; no contrast; 0.5; for the IoU, marking the whole image),
+    A flat or NaN heatmap misses, at contrast 0, AUROC 0.5 and IoU 0. `small_…`, `medium_…` and `large_…` are the
+    figures of the first reading for findings whose place covers less than 0.17², less than 0.30² and more of the
+    image.
+
+    Controls: `chance` (mean area of the dilated place; no contrast; 0.5; for the IoU, marking the whole image),
     `centre` (always pointing at the middle), and `shuffled` (the heatmap of another image's finding of the same
     modality).
 
@@ -133,11 +160,11 @@ class Grounding:
             return skipped("the model has no local image features")
         items, left_out = find_items(evidence, context)
         if not items:
-            return skipped("no image has both boxes and a report that names their findings", left_out=left_out)
+            return skipped("no image has boxes or a mask, and a report that names what they show", left_out=left_out)
         modality = [evidence.samples[item.row].modality or "unknown" for item in items]
         heat = heatmaps(items, evidence, context, tau_attention=self.tau_attention)
         thresholds, why = self._thresholds(context)
-        sizes = np.array([size_of(item.boxes) for item in items])
+        sizes = np.array([item.size() for item in items])
         groups: dict[str, dict[str, Figure]] = {}
         for stream, name in enumerate((*in_order(modality), *(["unknown"] if "unknown" in modality else []))):
             own = np.array([index for index, other in enumerate(modality) if other == name])
@@ -149,7 +176,7 @@ class Grounding:
         details: dict[str, Any] = {
             "findings": dict(sorted(labels.items())),
             "sizes": dict(sorted(counts.items())),
-            "mask": "boxes",
+            "places": dict(sorted(Counter("boxes" if item.mask is None else "mask" for item in items).items())),
             "left_out": left_out,
             "margin": 0.5 / evidence.regions.shape[-1],
             "iou": thresholds if thresholds else {"skipped": why},
@@ -163,10 +190,10 @@ class Grounding:
             return {}, "there is no evidence of validation images to choose a threshold on"
         items, _ = find_items(tune, context)
         if not items:
-            return {}, "no validation image has both boxes and a report that names their findings"
+            return {}, "no validation image has boxes or a mask, and a report that names what they show"
         modality = np.array([tune.samples[item.row].modality or "unknown" for item in items])
         wide = _dilated(items, 0.5 / tune.regions.shape[-1])
-        target = np.stack([target_of(item.boxes, mask) for item, mask in zip(items, wide, strict=True)])
+        target = np.stack([_target(item, mask) for item, mask in zip(items, wide, strict=True)])
         chosen = {}
         for reading, maps in heatmaps(items, tune, context, tau_attention=self.tau_attention).items():
             unit = rescaled(maps)
@@ -200,16 +227,16 @@ class Judged:
         grid = self.evidence.regions.shape[-1]
         margin = 0.5 / grid
         orders = _other_images(rows, shuffles, np.random.default_rng([*self.seed, 1]))
-        corners, wide = corners_of([item.boxes for item in self.items]), _dilated(self.items, margin)
-        target = np.stack([target_of(item.boxes, mask) for item, mask in zip(self.items, wide, strict=True)])
-        centre = within(np.full((len(rows), 2), 0.5), corners, margin)
+        wide = _dilated(self.items, margin)
+        target = np.stack([_target(item, mask) for item, mask in zip(self.items, wide, strict=True)])
+        centre = hit(np.full((len(rows), 2), 0.5), self.items, margin)
         pointed = {"chance": wide.mean(axis=(1, 2)), "centre": centre}
         none, half = np.zeros(len(rows)), np.full(len(rows), 0.5)
         every: dict[str, PerItem] = {}
         for reading, maps in heat.items():
             points, unit = peaks(maps, grid), standardised(maps)
-            lost = np.stack([within(points[order], corners, margin) for order in orders]) if orders else None
-            every[f"{reading}pointing"] = PerItem(within(points, corners, margin), lost, pointed)
+            lost = np.stack([hit(points[order], self.items, margin) for order in orders]) if orders else None
+            every[f"{reading}pointing"] = PerItem(hit(points, self.items, margin), lost, pointed)
             for name, measure, of, control, times in (
                 ("contrast", contrast, unit, none, shuffles),
                 ("cnr", contrast_to_noise, unit, none, _FEW),
@@ -275,38 +302,64 @@ def size_of(boxes: Floats) -> str:
     'medium'
     """
     single = float(np.prod(boxes[0, 2:] - boxes[0, :2]))
-    area = single if len(boxes) == 1 else float(inside(boxes, 0.0).mean())
+    return _size(single if len(boxes) == 1 else float(inside(boxes, 0.0).mean()))
+
+
+def _size(area: float) -> str:
     return next(name for name, limit in _SIZES.items() if area < limit)
 
 
 def find_items(evidence: Evidence, context: Context) -> tuple[list[Item], dict[str, int]]:
-    """Find the findings that have boxes and are named in their report; count what is left out and why."""
+    """Find the findings that have boxes or a mask and are named in their report; count what is left out and why."""
     items: list[Item] = []
     left_out: Counter[str] = Counter()
+    marked = np.zeros(len(evidence), bool) if evidence.masks is None else evidence.masks.flatten(1).any(1).numpy()
     for row, sample in enumerate(evidence.samples):
-        if not sample.boxes:
+        if not sample.boxes and not marked[row]:
             continue
         if sample.report is None or not evidence.has_report[row]:
             left_out["images without a report"] += 1
             continue
-        for label in dict.fromkeys(box.label for box in sample.boxes):
-            own = [box for box in sample.boxes if box.label == label]
-            item = _item(row, sample, label, own, int(evidence.word_mask[row].sum()), context)
-            if item is None:
+        places = _boxed(sample)
+        if marked[row] and evidence.masks is not None:
+            phrases = phrases_of(sample.source, sample.labels)
+            if phrases and not {phrase for _, own, _, _ in places for phrase in own}.intersection(phrases):
+                places.append((phrases[0], phrases, _NO_BOX, evidence.masks[row].numpy()))
+            elif not phrases and not places:
+                left_out["masks of which nobody says what they show"] += 1
+        for label, phrases, boxes, mask in places:
+            found = _named(sample, phrases, int(evidence.word_mask[row].sum()), context)
+            if found is None:
                 left_out["findings not named in the report"] += 1
             else:
-                items.append(item)
+                items.append(Item(row, label, *found, boxes, mask))
     return items, dict(left_out)
 
 
-def _item(row: int, sample: Sample, label: str, boxes: list[Box], count: int, context: Context) -> Item | None:
-    """Look for the first phrase of a finding that its report holds; words cut off from a long report don't count."""
-    corners = np.array([[box.x0, box.y0, box.x1, box.y1] for box in boxes], dtype=np.float64)
-    for phrase in dict.fromkeys([*(box.phrase for box in boxes if box.phrase), spoken(label)]):
+def _boxed(sample: Sample) -> list[tuple[str, tuple[str, ...], Floats, Bools | None]]:
+    """Give label, phrases that may name it, and boxes [b, 4] of each finding with boxes."""
+    boxes = sample.boxes or ()
+    places: list[tuple[str, tuple[str, ...], Floats, Bools | None]] = []
+    for label in dict.fromkeys(box.label for box in boxes):
+        own = [box for box in boxes if box.label == label]
+        corners = np.array([[box.x0, box.y0, box.x1, box.y1] for box in own], dtype=np.float64)
+        phrases = tuple(dict.fromkeys([*(box.phrase for box in own if box.phrase), *namings(label)]))
+        places.append((label, phrases, corners, None))
+    return places
+
+
+def _named(sample: Sample, phrases: Sequence[str], count: int, context: Context) -> tuple[str, tuple[int, ...]] | None:
+    """Look for the first phrase that the report holds; words cut off from a long report don't count."""
+    for phrase in phrases:
         words = tuple(word for word in context.tokenizer.find(sample.report or "", phrase) if word < count)
         if words:
-            return Item(row, label, phrase, words, corners)
+            return phrase, words
     return None
+
+
+def _target(item: Item, wide: Bools) -> Bools:
+    """Mark what a heatmap should cover."""
+    return target_of(item.boxes, wide) if item.mask is None else item.mask
 
 
 def _spelled(reading: str) -> str:
@@ -315,8 +368,8 @@ def _spelled(reading: str) -> str:
 
 
 def _dilated(items: Sequence[Item], margin: float) -> Bools:
-    """Mark each item's boxes, dilated: [n, SIDE, SIDE]."""
-    return np.stack([inside(item.boxes, margin) for item in items])
+    """Mark each item's place, dilated: [n, SIDE, SIDE]."""
+    return np.stack([item.area(margin) for item in items])
 
 
 def _other_images(rows: Sequence[int], times: int, rng: np.random.Generator) -> list[Ints]:

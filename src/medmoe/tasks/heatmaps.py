@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medmoe.metrics import Bools, Floats
+from medmoe.tasks.base import MASK_GRID
 
 # Side of the grid that heatmaps are upsampled to and points are taken from.
-SIDE = 64
+SIDE = MASK_GRID
 _CENTRES: Floats = (np.arange(SIDE) + 0.5) / SIDE
 
 
@@ -126,9 +127,26 @@ def corners_of(boxes: Sequence[Floats]) -> Floats:
     return stacked
 
 
-def within_boxes(points: Floats, boxes: Sequence[Floats], margin: float) -> Floats:
-    """Tell which points [n, 2] lie in one of their finding's boxes, dilated by `margin`: [n] of 0.0 and 1.0."""
-    return within(points, corners_of(boxes), margin)
+def dilated(mask: Bools, margin: float) -> Bools:
+    """Dilate a mask [SIDE, SIDE] by `margin` to each side, as `inside` dilates boxes."""
+    reach = int(margin * SIDE)
+    if not reach or not mask.any():
+        return mask
+    field = torch.from_numpy(mask[None].astype(np.float32))
+    wide: Bools = F.max_pool2d(field, 2 * reach + 1, stride=1, padding=reach)[0].numpy() > 0
+    return wide
+
+
+def marked_at(points: Floats, masks: Bools) -> Floats:
+    """Tell which points [..., n, 2] (x, y fractions) lie on a marked cell of their item's mask [n, SIDE, SIDE].
+
+    Returns:
+        [..., n] of 0.0 and 1.0; a NaN point lies nowhere.
+    """
+    known: Bools = np.asarray(np.isfinite(points).all(axis=-1))
+    cell = np.clip(np.where(known[..., None], points, 0.0) * SIDE, 0, SIDE - 1).astype(np.int64)
+    held: Floats = (known & masks[np.arange(len(masks)), cell[..., 1], cell[..., 0]]).astype(np.float64)
+    return held
 
 
 def contrast(unit: Floats, target: Bools) -> Floats:

@@ -20,8 +20,8 @@ from medmoe.metrics import Floats, Ints, best_rank, chance_at_k, decide, hits
 from medmoe.modalities import in_order
 from medmoe.tasks.base import Context, Evidence
 from medmoe.tasks.classes import Classes, class_sets
-from medmoe.tasks.grounding import find_items
-from medmoe.tasks.heatmaps import dot_heatmaps, inside, peaks, upsample, within_boxes
+from medmoe.tasks.grounding import find_items, hit
+from medmoe.tasks.heatmaps import dot_heatmaps, peaks, upsample
 from medmoe.tasks.retrieval import Retrieval, normalised
 from medmoe.tasks.similarity import of_pairs
 from medmoe.tasks.wordings import class_embeddings
@@ -237,10 +237,10 @@ def _pointing(evidence: Evidence, context: Context) -> dict[str, Outcome]:
         queries = torch.stack([evidence.words[item.row, list(item.words)].float().sum(dim=0) for item in block])
         maps = upsample(dot_heatmaps(evidence.regions[rows].float(), queries))
         points = peaks(maps, evidence.regions.shape[-1])
-        right = within_boxes(points, [item.boxes for item in block], margin)
+        right = hit(points, block, margin)
         for item, value in zip(block, right, strict=True):
             cell = evidence.samples[item.row].modality or "unknown"
-            found.add(item.row, value, inside(item.boxes, margin).mean(), cell, what=item.label)
+            found.add(item.row, value, item.area(margin).mean(), cell, what=item.label)
     return found.outcome("pointing")
 
 

@@ -125,12 +125,13 @@ def _figures(name: str, right: Any, true: Ints, rows: Ints, evidence: Evidence, 
     """Give the share of right ones over `rows` and over each modality's; one modality has no majority or chance."""
     counts = np.bincount(true[rows], minlength=len(evidence.modalities))
     present = np.flatnonzero(counts)
-    controls = {"chance": 1 / len(present), "majority": float(counts.max() / counts.sum())}
+    chance = _chance(len(present), evidence)
+    controls = {"chance": chance, **({"majority": float(counts.max() / counts.sum())} if len(present) > 1 else {})}
     values = right.astype(np.float64)
     figures = {name: _share(values, rows, evidence, context, controls)}
     for index in present:
         own = rows[true[rows] == index]
-        only = {"chance": 1 / len(present)}
+        only = {"chance": chance}
         figures[f"{name}/{evidence.modalities[index]}"] = _share(values, own, evidence, context, only)
     return figures
 
@@ -144,9 +145,15 @@ def _share(values: Floats, rows: Ints, evidence: Evidence, context: Context, con
 def _balanced(true: Ints, predicted: Ints, rows: Ints, evidence: Evidence, context: Context) -> Figure:
     resampler = Resampler(evidence.patients(rows.tolist()), resamples=context.resamples, seed=context.seed)
     draws = resampler.draws(lambda weights: balanced_accuracy(true, predicted, weights))
-    constant = 1 / len(np.unique(true))
+    present = len(np.unique(true))
+    chance = _chance(present, evidence)
     value = float(balanced_accuracy(true, predicted))
-    return Figure(value, draws, len(true), {"chance": constant, "majority": constant})
+    return Figure(value, draws, len(true), {"chance": chance, **({"majority": chance} if present > 1 else {})})
+
+
+def _chance(present: int, evidence: Evidence) -> float:
+    """Give the accuracy of guessing among the modalities at hand, or where that is one, among all the model knows."""
+    return 1 / (present if present > 1 else max(1, len(evidence.modalities)))
 
 
 def describe(true: Ints, predicted: Ints, logits: torch.Tensor) -> dict[str, Any]:

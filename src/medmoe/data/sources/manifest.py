@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from medmoe.data.images import image_size, read_gaze, read_image, read_mask
+from medmoe.data.masks import region
 from medmoe.data.sources.manifest_table import find_manifest, read_table
 from medmoe.data.templates import report_from_labels
 from medmoe.errors import DataError
@@ -117,6 +118,7 @@ class ManifestSource:
             got = f"the columns width and height say {stated[0]}x{stated[1]}, the image has {width}x{height} pixels"
             raise DataError(got, where=where, remedy="give boxes, width and height in the pixels of the file")
         sample = self._facts(index, (width, height) if boxes else None)
+        mask = None if mask is None else region(mask, sample.source)
         return dataclasses.replace(sample, image=image, mask=mask, gaze=gaze)
 
     def facts(self, index: int) -> Sample:
