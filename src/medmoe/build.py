@@ -26,6 +26,7 @@ from medmoe.experts.router import Router, RouterHead
 from medmoe.folder import CONFIG, PREPROCESS, WEIGHTS, Assets, find_folder, read_json, read_weights
 from medmoe.modalities import in_order, resolve
 from medmoe.model import MedVLM
+from medmoe.objectives import LOCAL_SIMILARITIES
 from medmoe.types import Sample
 
 
@@ -122,6 +123,9 @@ def build_model(config: ModelConfig, tokenizer: ReportTokenizer, *, seed: int = 
             where="model.text",
             remedy="use the tokenizer of the encoder's own folder",
         )
+    if config.local_similarity not in LOCAL_SIMILARITIES:
+        known = unknown("similarity", config.local_similarity, LOCAL_SIMILARITIES)
+        raise ConfigError(known, where="model.local_similarity")
     config = config.model_copy(update={"modalities": modalities})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -141,6 +145,7 @@ def build_model(config: ModelConfig, tokenizer: ReportTokenizer, *, seed: int = 
             local_dim=config.experts.width,
             pool=config.pool,
             pool_norm=config.pool_norm,
+            local_similarity=config.local_similarity,
             special_projection=config.special_projection,
             report_words=tokenizer.vocab_size if config.report_words else 0,
             region_words=tokenizer.vocab_size if config.region_words else 0,

@@ -132,6 +132,8 @@ class ModelConfig(Config):
         embed_dim: E.
         pool: How levels become the global feature: `last` (its mean) or `pyramid` (mean and maximum of all).
         pool_norm: How that feature is normalised: `layer`, or `batch` (learns faster; forbids gradient caching).
+        local_similarity: How words and regions are compared at inference: `attention` for models trained with the
+            objective `local`, `late_interaction` for those trained with that one.
         special_projection: Whether the global embedding, too, passes experts: a projection for each modality, which
             starts at zero, is added to the common one.
         report_words: A head for the objective `report_words`: which word pieces the image's report has.
@@ -146,6 +148,7 @@ class ModelConfig(Config):
     embed_dim: int = 512
     pool: str = "last"
     pool_norm: str = "layer"
+    local_similarity: str = "attention"
     special_projection: bool = False
     report_words: bool = False
     region_words: bool = False

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medmoe.encoders.text import aggregate_words
 from medmoe.errors import ConfigError, ModelError, unknown
 from medmoe.experts.moe import MixtureOfExperts, SpecialProjection
 from medmoe.experts.router import Router, Scores, image_statistics
 from medmoe.folder import Assets, check_replaceable, fill_folder, write_atomically
-from medmoe.types import Batch, ImageEmbedding, Output, Pyramid, Routing, TextEmbedding, Tokens
+from medmoe.types import Batch, ImageEmbedding, Output, Pyramid, Routing, TextEmbedding, TextFeatures, Tokens
 
 MAX_LOGIT_SCALE = 100.0
 
@@ -82,6 +83,7 @@ class MedVLM(nn.Module):
         local_dim: D.
         pool: How the pyramid becomes the global feature, a name of `POOLS`.
         pool_norm: How that feature is normalised, a name of `POOL_NORMS`.
+        local_similarity: How words and regions are compared, a row of `medmoe.objectives.LOCAL_SIMILARITIES`.
         special_projection: Whether the global feature also passes a projection of its expert (`SpecialProjection`).
         report_words: V, to predict the word pieces of the report from the image; 0: no such head.
         region_words: V, to predict them from the regions; 0: no such head.
@@ -105,6 +107,7 @@ class MedVLM(nn.Module):
         local_dim: int,
         pool: str = "last",
         pool_norm: str = "layer",
+        local_similarity: str = "attention",
         special_projection: bool = False,
         report_words: int = 0,
         region_words: int = 0,
@@ -121,6 +124,7 @@ class MedVLM(nn.Module):
         self.image_router, self.text_router = image_router, text_router
         self.train_route, self.infer_route = train_route, infer_route
         self.modalities = tuple(modalities)
+        self.local_similarity = local_similarity
         self.image_norm = POOL_NORMS[pool_norm](pooled(channels))
         self.image_projection = nn.Linear(pooled(channels), embed_dim)
         special = SpecialProjection(len(modalities), pooled(channels), embed_dim) if special_projection else None
@@ -145,11 +149,19 @@ class MedVLM(nn.Module):
         return TextEmbedding(
             embed=F.normalize(feature, dim=-1),
             feature=feature,
-            words=self.word_projection(features.words),
+            words=self._words(tokens, features),
             word_mask=features.word_mask,
             logits=self.text_router(features.report).float(),
             report_logits=self.report_type(features.report).float(),
         )
+
+    def _words(self, tokens: Tokens, features: TextFeatures) -> Tensor:
+        """Bring words beside regions: what each says in its report and, with that head, what names regions."""
+        words: Tensor = self.word_projection(features.words)  # [B, N, D]
+        if self.region_words is None:
+            return words
+        named = self.region_words.weight[tokens.ids]  # [B, T, D]
+        return words + aggregate_words(named, tokens.word, words.shape[1])
 
     def encode_image(
         self, image: Tensor, *, expert: Tensor | None = None, modality: Tensor | None = None

@@ -21,6 +21,7 @@ class Tiny(nn.Module):
     """A joint encoder of one linear layer on each side, with dropout to tell training from evaluation."""
 
     modalities = ("xray", "ct")
+    local_similarity = "late_interaction"
 
     def __init__(self) -> None:
         super().__init__()

@@ -77,6 +77,11 @@ class Adapter(nn.Module):
         return ()
 
     @property
+    def local_similarity(self) -> str:
+        """How words and regions are compared: by attention, as GLoRIA does."""
+        return "attention"
+
+    @property
     def logit_scale(self) -> Tensor:
         """[] multiplier of the global cosine."""
         return self.towers.logit_scale

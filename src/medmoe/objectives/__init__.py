@@ -13,12 +13,19 @@ from medmoe.errors import ConfigError, unknown
 from medmoe.objectives.contrastive import global_alignment, info_nce
 from medmoe.objectives.late_interaction import late_interaction, late_interaction_similarity
 from medmoe.objectives.local import local_alignment, local_within_report, within_report_loss, word_region_similarity
+from medmoe.objectives.local_similarity import LocalSimilarity
 from medmoe.objectives.routing import image_modality, report_type, router_distillation
 from medmoe.objectives.words import region_words, report_words
 from medmoe.types import Batch, Loss, Output
 
 Objective: TypeAlias = Callable[..., Tensor | None]
 """`(output, batch, **options)` → [] float32 loss, or None when the batch lacks what it needs."""
+
+LOCAL_SIMILARITIES: dict[str, LocalSimilarity] = {
+    "attention": LocalSimilarity(word_region_similarity, scale=10.0, summed=True),
+    "late_interaction": LocalSimilarity(late_interaction_similarity, scale=20.0, summed=False),
+}
+"""How words and regions are compared at inference, by the objective that a model was trained with."""
 
 OBJECTIVES: dict[str, Objective] = {
     "global": global_alignment,
@@ -83,7 +90,9 @@ def _check(weights: Mapping[str, float], options: Mapping[str, Mapping[str, Any]
 
 
 __all__ = [
+    "LOCAL_SIMILARITIES",
     "OBJECTIVES",
+    "LocalSimilarity",
     "Objective",
     "info_nce",
     "late_interaction_similarity",

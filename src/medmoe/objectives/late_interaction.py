@@ -16,7 +16,7 @@ from medmoe.types import Batch, Output
 
 
 def late_interaction_similarity(
-    regions: Tensor, words: Tensor, word_mask: Tensor, *, tau_region: float = 10.0, chunk: int | None = None
+    regions: Tensor, words: Tensor, word_mask: Tensor, *, tau_region: float = 30.0, chunk: int | None = None
 ) -> Tensor:
     """How like the words of each report are to their best regions in each image.
 
@@ -71,7 +71,7 @@ def late_interaction(
     output: Output,
     batch: Batch,
     *,
-    tau_region: float = 10.0,
+    tau_region: float = 30.0,
     tau_scale: float = 20.0,
     negatives: str = "batch",
     chunk: int | None = None,

@@ -63,6 +63,13 @@ _SEPARATE = _arranged("separate")
 _SHARED_SPECIAL = _arranged("shared_special")
 _ONE_EXPERT = _arranged("no_experts")
 _GLOBAL_SPECIAL = (*_ONE_EXPERT, "model.special_projection=true")
+_LOCAL_OFF = ("objectives.late_interaction=0",)
+_GLORIA = (
+    *_LOCAL_OFF,
+    "objectives.local=0.5",
+    'objective_options={"local": {"negatives": "modality"}}',
+    "model.local_similarity=attention",
+)
 _CONTROLS = {
     "one_expert": Arm("one expert for all: the active cost of one", _ONE_EXPERT),
     "two_experts": Arm("two experts for all, summed: the active cost of two", _arranged("two_shared")),
@@ -104,10 +111,17 @@ ROUTING = Ablation(
         ),
         "within_report": Arm(
             "the paper's local loss, within each report",
-            (*_SEPARATE, "objectives.local=0", "objectives.local_within_report=0.5"),
+            (*_SEPARATE, *_LOCAL_OFF, "objectives.local_within_report=0.5", "model.local_similarity=attention"),
             "separate",
         ),
-        "no_local": Arm("no local loss", (*_SEPARATE, "objectives.local=0"), "separate"),
+        "gloria": Arm("GLoRIA's local loss, over all pairs", (*_SEPARATE, *_GLORIA), "separate"),
+        "no_local": Arm("no local loss", (*_SEPARATE, *_LOCAL_OFF), "separate"),
+        "leaking": Arm(
+            "norms whose statistics tell every place of all others",
+            (*_SEPARATE, "model.vision.norm=group", "model.experts.norm=group"),
+            "separate",
+        ),
+        "unnamed": Arm("regions don't name words", (*_SEPARATE, "objectives.region_words=0"), "separate"),
     },
 )
 

@@ -23,9 +23,8 @@ BERT_BASE = {
     "intermediate_size": 3072,
     "max_position_embeddings": 512,
 }
-OBJECTIVES = {
+ROUTING_AND_GLOBAL = {
     "global": 0.5,
-    "local": 0.5,
     "report_type": 0.5,
     "image_modality": 0.5,
     "router_distillation": 0.5,
@@ -37,16 +36,20 @@ def tiny() -> RunConfig:
     return RunConfig(
         recipe="tiny",
         model=ModelConfig(
-            vision=VisionConfig(name="tiny", image_size=64, channels=(24, 48, 96, 128)),
+            vision=VisionConfig(name="tiny", image_size=64, channels=(24, 48, 96, 128), norm="batch"),
             text=TextConfig(name="tiny", width=128, depth=1, heads=4, max_words=48),
-            experts=ExpertConfig(shared=1, zero=True, width=64, grid=8, levels=(0, 1), kernel=1, conv="dense"),
+            experts=ExpertConfig(
+                shared=1, zero=True, width=64, grid=8, levels=(0, 1), kernel=1, conv="dense", norm="layer"
+            ),
             embed_dim=128,
             pool="pyramid",
             pool_norm="batch",
+            local_similarity="late_interaction",
             report_words=True,
+            region_words=True,
         ),
-        objectives={**OBJECTIVES, "report_words": 0.5},
-        objective_options={"local": {"negatives": "modality"}},
+        objectives={**ROUTING_AND_GLOBAL, "late_interaction": 0.5, "report_words": 0.5, "region_words": 0.25},
+        objective_options={"late_interaction": {"negatives": "modality"}},
         data=DataConfig(batch_size=64, workers=1, augment=0),
         train=TrainConfig(steps=1500, lr=4e-3, warmup=0.1, clip=1.0, val_every=500, save_every=250),
     )
@@ -63,7 +66,7 @@ def medmoe() -> RunConfig:
             modalities=SIX,
             embed_dim=512,
         ),
-        objectives={**OBJECTIVES, "report_type": 2.0},
+        objectives={**ROUTING_AND_GLOBAL, "local": 0.5, "report_type": 2.0},
         data=DataConfig(batch_size=256, workers=4),
         train=TrainConfig(steps=200_000, lr=5e-5, clip=0.25, precision="bf16", val_every=5000, save_every=5000),
     )

@@ -11,11 +11,8 @@ from torch import Tensor
 
 from medmoe.errors import ConfigError, unknown
 from medmoe.metrics import Metric
+from medmoe.objectives import LOCAL_SIMILARITIES
 from medmoe.types import Batch, ImageEmbedding, Sample, TextEmbedding, Tokens
-
-# Multiplier of local similarities in the local loss (τ3 of Huang et al., 2021): the weight they get beside
-# the scaled global cosine.
-LOCAL_SCALE = 10.0
 
 # Side of the grid that raw pixels are averaged over, as features to compare with.
 RAW_GRID = 16
@@ -43,7 +40,7 @@ class Evidence:
         samples: The n samples without pixels; boxes are fractions in the model's frame.
         modalities: The model's K modalities, in the order of its experts.
         logit_scale: Multiplier of the global cosine.
-        local_scale: Multiplier of the local similarity when both are combined.
+        local_similarity: How words and regions are compared, a row of `medmoe.objectives.LOCAL_SIMILARITIES`.
         candidate_regions: [K, n, D, G, G] regions through every expert, only when each candidate report is scored
             through the expert that its own text chose.
         features: Other features of the images by name, [n, F] each: controls for what is fitted on `image_embed`.
@@ -62,7 +59,7 @@ class Evidence:
     samples: tuple[Sample, ...]
     modalities: tuple[str, ...]
     logit_scale: float
-    local_scale: float = LOCAL_SCALE
+    local_similarity: str = "attention"
     candidate_regions: Tensor | None = None
     features: dict[str, Tensor] = field(default_factory=dict)
     masks: Tensor | None = None
@@ -70,6 +67,11 @@ class Evidence:
     def __len__(self) -> int:
         """Count the images."""
         return len(self.samples)
+
+    @property
+    def local_scale(self) -> float:
+        """Multiplier of the local similarity when it is combined with the scaled global cosine."""
+        return LOCAL_SIMILARITIES[self.local_similarity].scale
 
     def patients(self, rows: Sequence[int]) -> list[str | None]:
         """Give who each of these rows is of (`Sample.person`), by which intervals are drawn; None where unknown."""
@@ -82,6 +84,11 @@ class JointEncoder(Protocol):
     @property
     def modalities(self) -> tuple[str, ...]:
         """The modalities, in the order of the experts."""
+        ...
+
+    @property
+    def local_similarity(self) -> str:
+        """How words and regions are compared, a row of `medmoe.objectives.LOCAL_SIMILARITIES`."""
         ...
 
     @property
@@ -246,6 +253,7 @@ def collect(
         samples=tuple(samples),
         modalities=tuple(model.modalities),
         logit_scale=model.logit_scale.detach().item(),
+        local_similarity=model.local_similarity,
         candidate_regions=torch.cat(every, dim=1) if every else None,
         features={name: torch.cat(parts) for name, parts in others.items()},
         masks=joined if (joined := torch.cat(masks)).any() else None,

@@ -73,7 +73,7 @@ def _recalled(evidence: Evidence, every: Tensor, rows: Ints) -> tuple[Floats, fl
     words, mask = evidence.words[rows[first]], evidence.word_mask[rows[first]]
     found = []
     for regions in every:
-        similarity = local_similarity(regions[rows], words, mask).numpy()
+        similarity = local_similarity(regions[rows], words, mask, kind=evidence.local_similarity).numpy()
         found.append(hits(best_rank(similarity, relevant), _AT, candidates=len(first)))
     return np.stack(found), chance_at_k(relevant, _AT)
 

@@ -23,6 +23,7 @@ from medmoe.tasks.heatmaps import (
     dilated,
     dot_heatmaps,
     inside,
+    late_heatmaps,
     marked_at,
     mask_auroc,
     overlap,
@@ -119,10 +120,10 @@ class PerItem:
 class Grounding:
     """How word heatmaps lie over boxes and masks, per modality and their mean.
 
-    A heatmap is read in three ways: without a prefix: raw dot product of the regions with the sum of the
-    phrase's words in its report; `attention_…`: as the local loss reads it (words of the report compete for each
-    region, then a softmax over regions); `prompt_…`: raw dot product with the phrase alone as text. It is upsampled
-    bilinearly to 64×64.
+    A heatmap is read in three ways: without a prefix: raw dot product of the regions with the sum of the phrase's words
+    in its report; `attention_…`: as the model's local similarity reads it (with `attention`, words of the report compete
+    for each region, then a softmax over regions; with `late_interaction`, that softmax alone); `prompt_…`: raw dot
+    product with the phrase alone as text. It is upsampled bilinearly to 64×64.
 
     - `pointing`: whether its maximum lies in one of the finding's boxes, dilated by half a region cell.
     - `contrast`: (mean inside - mean outside) / standard deviation of the whole map.
@@ -287,7 +288,10 @@ def heatmaps(
         for place, item in enumerate(block):
             chosen[place, list(item.words)] = True
         queries = (words * chosen[:, :, None]).sum(dim=1)  # [n, D]
-        attention = attention_heatmaps(regions, words, mask, chosen, tau_attention=tau_attention)
+        if evidence.local_similarity == "late_interaction":
+            attention = late_heatmaps(regions, words, chosen)
+        else:
+            attention = attention_heatmaps(regions, words, mask, chosen, tau_attention=tau_attention)
         maps[""].append(upsample(dot_heatmaps(regions, queries)))
         maps["attention_"].append(upsample(attention))
         own = alone[[phrases[item.phrase] for item in block]]

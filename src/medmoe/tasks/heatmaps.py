@@ -43,6 +43,23 @@ def attention_heatmaps(
     return (heat * chosen[:, :, None]).sum(dim=1).view(len(regions), *regions.shape[2:])
 
 
+def late_heatmaps(regions: Tensor, words: Tensor, chosen: Tensor, *, tau_region: float = 30.0) -> Tensor:
+    """Give how much each region counts in late interaction (Yao et al., 2022) of chosen words, summed.
+
+    Args:
+        regions: [n, D, G, G].
+        words: [n, N, D] all words of each report.
+        chosen: [n, N] bool, the words asked for.
+        tau_region: How nearly a word looks at one region only.
+
+    Returns:
+        [n, G, G]; each word's shares sum to 1.
+    """
+    cosine = F.normalize(words, dim=2) @ F.normalize(regions.flatten(2), dim=1)  # [n, N, M]
+    share = torch.softmax(tau_region * cosine, dim=2)
+    return (share * chosen[:, :, None]).sum(dim=1).view(len(regions), *regions.shape[2:])
+
+
 def upsample(heat: Tensor) -> Floats:
     """Upsample heatmaps [n, G, G] bilinearly: [n, SIDE, SIDE]."""
     wide = F.interpolate(heat[:, None].double(), size=(SIDE, SIDE), mode="bilinear", align_corners=False)

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medmoe.objectives.local import word_region_similarity
+from medmoe.objectives import LOCAL_SIMILARITIES
 from medmoe.tasks.base import Evidence
 
-# Images and reports held at a time by the word-region attention.
-_IMAGES, _REPORTS = 256, 64
+# Images, and reports or words, held at a time.
+_IMAGES, _CHUNK = 256, 64
 
 VARIANTS = ("combined", "local", "global")
 
@@ -43,33 +43,31 @@ def between(
     index = torch.as_tensor(rows, dtype=torch.long)
     cosine = evidence.image_embed[index].float() @ embed.float().T
     if evidence.candidate_regions is None or expert is None:
-        local = local_similarity(evidence.regions[index], words, word_mask)
+        local = local_similarity(evidence.regions[index], words, word_mask, kind=evidence.local_similarity)
     else:
         local = torch.empty(len(index), len(words))
         for chosen in sorted(set(expert.tolist())):  # one pass through an expert serves all texts that chose it
             texts = expert == chosen
             regions = evidence.candidate_regions[chosen, index]
-            local[:, texts] = local_similarity(regions, words[texts], word_mask[texts])
+            local[:, texts] = local_similarity(regions, words[texts], word_mask[texts], kind=evidence.local_similarity)
     combined = evidence.logit_scale * cosine + evidence.local_scale * local
     return {name: matrix.numpy() for name, matrix in (("combined", combined), ("local", local), ("global", cosine))}
 
 
-def local_similarity(regions: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
-    """Compare I images with T texts word by region (Huang et al., 2021), in bounded memory.
+def local_similarity(regions: Tensor, words: Tensor, word_mask: Tensor, *, kind: str = "attention") -> Tensor:
+    """Compare I images with T texts word by region, in bounded memory.
 
     Args:
         regions: [I, D, G, G].
         words: [T, N, D].
         word_mask: [T, N] bool.
+        kind: A row of `medmoe.objectives.LOCAL_SIMILARITIES`.
 
     Returns:
         [I, T] float32; NaN for a text without a word.
     """
-    words = words.float()
-    parts = [
-        word_region_similarity(block.float(), words, word_mask, chunk=_REPORTS)
-        for block in torch.split(regions, _IMAGES)
-    ]
+    words, compare = words.float(), LOCAL_SIMILARITIES[kind].compare
+    parts = [compare(block.float(), words, word_mask, chunk=_CHUNK) for block in torch.split(regions, _IMAGES)]
     return torch.cat(parts).masked_fill(~word_mask.any(dim=1), float("nan"))
 
 

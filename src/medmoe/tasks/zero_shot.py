@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from medmoe.metrics import Floats, Ints, Resampler, best_threshold, chance_of_average_precision, decide
+from medmoe.objectives import LOCAL_SIMILARITIES
 from medmoe.tasks.base import Context, Evidence, TaskResult, skipped
 from medmoe.tasks.classes import Classes, class_sets, labels_of, marks, named
 from medmoe.tasks.figures import Figure, metrics
@@ -191,8 +192,10 @@ def _similarities(
     cosine = evidence.image_embed[list(own.rows)].double().numpy() @ embed.T
     if not evidence.regions.shape[1]:  # the model has no local features
         return {"global": cosine}
-    local = local_similarity(evidence.regions[list(own.rows)], words, word_mask)  # [rows, prompts]
-    local = local.double() - word_mask.sum(dim=1).double().log()  # the mean word's, whatever the length
+    kind = evidence.local_similarity
+    local = local_similarity(evidence.regions[list(own.rows)], words, word_mask, kind=kind).double()  # [rows, prompts]
+    if LOCAL_SIMILARITIES[kind].summed:
+        local = local - word_mask.sum(dim=1).double().log()  # the mean word's, whatever the length
     share = torch.nn.functional.one_hot(owner, len(embed)).double()
     averaged = (local @ (share / share.sum(dim=0))).numpy()
     combined = evidence.logit_scale * cosine + evidence.local_scale * averaged
