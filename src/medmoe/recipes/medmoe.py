@@ -48,7 +48,7 @@ def tiny() -> RunConfig:
             report_words=True,
             region_words=True,
         ),
-        objectives={**ROUTING_AND_GLOBAL, "late_interaction": 0.5, "report_words": 0.5, "region_words": 0.25},
+        objectives={**ROUTING_AND_GLOBAL, "late_interaction": 0.25, "report_words": 0.5, "region_words": 0.25},
         objective_options={"late_interaction": {"negatives": "modality"}},
         data=DataConfig(batch_size=64, workers=1, augment=0),
         train=TrainConfig(steps=1500, lr=4e-3, warmup=0.1, clip=1.0, val_every=500, save_every=250),

@@ -121,9 +121,9 @@ class Grounding:
     """How word heatmaps lie over boxes and masks, per modality and their mean.
 
     A heatmap is read in three ways: without a prefix: raw dot product of the regions with the sum of the phrase's words
-    in its report; `attention_…`: as the model's local similarity reads it (with `attention`, words of the report compete
-    for each region, then a softmax over regions; with `late_interaction`, that softmax alone); `prompt_…`: raw dot
-    product with the phrase alone as text. It is upsampled bilinearly to 64×64.
+    in its report; `attention_…`: as the model's local similarity reads it (with `attention`, words of the report
+    compete for each region, then a softmax over regions; with `late_interaction`, that softmax alone); `prompt_…`: raw
+    dot product with the phrase alone as text. It is upsampled bilinearly to 64×64.
 
     - `pointing`: whether its maximum lies in one of the finding's boxes, dilated by half a region cell.
     - `contrast`: (mean inside - mean outside) / standard deviation of the whole map.
