@@ -20,7 +20,7 @@ from medmoe.build import build_loader, build_model, build_tokenizer, initialise,
 from medmoe.config import RunConfig
 from medmoe.data.loader import Loader
 from medmoe.data.sources.base import Source
-from medmoe.encoders.pretrained import LoadReport, freeze
+from medmoe.encoders.pretrained import LoadReport, freeze, training
 from medmoe.errors import UserError
 from medmoe.folder import find_folder
 from medmoe.leaks import remember
@@ -153,7 +153,7 @@ def init_tokenizer(init: Mapping[str, str]) -> Path | None:
 
 def train_step(state: State, batches: Iterator[Batch], config: RunConfig, device: str) -> tuple[Loss, Output, Tensor]:
     """Take one optimiser step over `accum_freq` batches; returns the last batch's loss and output."""
-    model, settings = state.model.train(), config.train
+    model, settings = training(state.model), config.train
     set_lr(state.optimizer, settings.lr * warmup_cosine(state.step, steps=settings.steps, warmup=settings.warmup))
     state.optimizer.zero_grad(set_to_none=True)
     for _ in range(settings.accum_freq):
@@ -289,7 +289,7 @@ def validate(state: State, loader: Loader, config: RunConfig, device: str) -> di
                 labelled = batch.modality >= 0
                 known += int(labelled.sum())
                 right += int(((output.image.logits.argmax(1) == batch.modality) & labelled).sum())
-    model.train()
+    training(model)
     return {
         "kind": "val",
         "step": state.step,

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from medmoe.encoders.pretrained import freeze, load_matching, weight_file
+from medmoe.encoders.pretrained import freeze, load_matching, training, weight_file
 from medmoe.encoders.vision import TimmPyramid, TinyPyramid
 from medmoe.errors import ConfigError, ModelError
 
@@ -214,3 +214,12 @@ def test_a_pattern_that_matches_nothing_freezes_nothing_and_is_told():
 def test_a_pattern_like_nothing_gets_no_hint():
     with pytest.raises(ConfigError, match=r"matches 'qqqq'; the model has"):
         freeze(net(), ["qqqq"])
+
+
+def test_frozen_batch_norms_keep_their_statistics_in_training_and_others_do_not():
+    module = nn.ModuleDict({"vision": nn.Sequential(nn.BatchNorm1d(2), nn.Dropout()), "head": nn.BatchNorm1d(2)})
+    freeze(module, ["vision"])
+    assert training(module) is module
+    assert not module["vision"][0].training
+    assert module["vision"][1].training
+    assert module["head"].training

@@ -123,7 +123,7 @@ def test_an_image_does_not_depend_on_its_group_with_group_norm():
         ({"levels": ()}, "at least one"),
         ({"kernel": 2}, "expert kernel 2 is even"),
         ({"conv": "densse"}, "did you mean 'dense'"),
-        ({"norm": "layer"}, "unknown norm 'layer'"),
+        ({"norm": "instance"}, "unknown norm 'instance'"),
         ({"interpolation": "flatened"}, "did you mean 'flattened'"),
     ],
 )

@@ -395,9 +395,12 @@ SUBGROUPS = [
 
 def _pointing(maps: Any, boxes: Any) -> Any:
     points = heatmaps.peaks(maps, heatmaps.SIDE)
-    found = heatmaps.within(points, heatmaps.corners_of(list(boxes)), of_tasks.MARGIN)
-    close(heatmaps.within_boxes(points, list(boxes), of_tasks.MARGIN), found)
-    return found
+    return heatmaps.within(points, heatmaps.corners_of(list(boxes)), of_tasks.MARGIN)
+
+
+def _on_masks(maps: Any, boxes: Any) -> Any:
+    masks = np.stack([heatmaps.dilated(own, of_tasks.MARGIN) for own in _mask(boxes)])
+    return heatmaps.marked_at(heatmaps.peaks(maps, heatmaps.SIDE), masks)
 
 
 def _mask(boxes: Any) -> Any:
@@ -405,8 +408,10 @@ def _mask(boxes: Any) -> Any:
 
 
 HEATMAPS = [
-    Row(of_tasks.HEATMAPS, "pointing", (heatmaps.peaks, heatmaps.within, heatmaps.within_boxes, heatmaps.corners_of),
+    Row(of_tasks.HEATMAPS, "pointing", (heatmaps.peaks, heatmaps.within, heatmaps.corners_of),
         "loop", _pointing, of_tasks.slow_pointing, (0, 0, 0, 1)),
+    Row(of_tasks.HEATMAPS, "pointing at a mask", (heatmaps.marked_at, heatmaps.dilated), "scipy `binary_dilation`",
+        _on_masks, of_tasks.slow_on_masks, (0, 0, 0, 1)),
     Row(of_tasks.HEATMAPS, "points in a box", (heatmaps.inside,), "loop over boxes", lambda maps, boxes: _mask(boxes),
         lambda maps, boxes: of_tasks.marked(boxes), ("as any", "as any", 0, 1)),
     Row(of_tasks.HEATMAPS, "contrast", (heatmaps.contrast, heatmaps.standardised), "its formula",
@@ -482,6 +487,7 @@ NO_FIGURES = {
     "age_band": "a name for an age; see test_subgroups.py",
     "SIDE": "a size",
     "attention_heatmaps": "makes a heatmap; see tests/tasks/test_grounding.py",
+    "late_heatmaps": "makes a heatmap; see tests/tasks/test_grounding.py",
     "dot_heatmaps": "makes a heatmap; see tests/tasks/test_grounding.py",
     "upsample": "makes a heatmap; see tests/tasks/test_grounding.py",
     "target_of": "chooses between two masks; see tests/tasks/test_grounding.py",

@@ -16,6 +16,7 @@ from medmoe.tasks.heatmaps import (
     contrast_to_noise,
     dot_heatmaps,
     inside,
+    late_heatmaps,
     peaks,
     rescaled,
     standardised,
@@ -377,3 +378,26 @@ def test_a_box_is_found_by_the_words_that_template_reports_use_for_its_label() -
     )
     assert [item.phrase for item in items] == ["red blood cells"]
     assert left_out == {}
+
+
+def test_late_interaction_is_read_as_each_words_softmax_over_regions():
+    draw = torch.Generator().manual_seed(3)
+    regions, words = torch.randn(2, 4, 3, 3, generator=draw), torch.randn(2, 5, 4, generator=draw)
+    chosen = torch.tensor([[True, False, True, False, False], [False, False, False, True, False]])
+    got = late_heatmaps(regions, words, chosen, tau_region=7.0)
+    for image in range(2):
+        expected = torch.zeros(9)
+        for word in chosen[image].nonzero().flatten().tolist():
+            cosine = torch.cosine_similarity(regions[image].flatten(1).T, words[image, word][None], dim=1)
+            expected += torch.softmax(7.0 * cosine, dim=0)
+        torch.testing.assert_close(got[image].flatten(), expected)
+
+
+def test_the_attention_reading_is_that_of_the_models_local_similarity():
+    found, known = replace(planted(), local_similarity="late_interaction"), context()
+    late, other = (
+        heatmaps(find_items(one, known)[0], one, known) for one in (found, replace(found, local_similarity="attention"))
+    )
+    assert np.array_equal(late[""], other[""])
+    assert not np.allclose(late["attention_"], other["attention_"])
+    assert Grounding().evaluate(found, known).metrics["attention_pointing"].value == 1

@@ -117,6 +117,7 @@ def test_an_encoder_that_is_no_module_is_collected_too() -> None:
         def __init__(self) -> None:
             own = Tiny().eval()
             self.modalities, self.logit_scale = own.modalities, own.logit_scale
+            self.local_similarity = own.local_similarity
             self.encode_image, self.encode_text = own.encode_image, own.encode_text
 
     assert len(collect(Plain(), [batch(["one"])])) == 1

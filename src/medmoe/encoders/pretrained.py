@@ -13,13 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from medmoe.errors import ConfigError, ModelError
+
+M = TypeVar("M", bound=nn.Module)
 
 Shape = tuple[int, ...]
 
@@ -142,6 +144,17 @@ def weight_file(source: Path | str) -> Path:
     return path
 
 
+def training(module: M) -> M:
+    """Put a module into training mode, save for batch norms whose own parameters are frozen: their statistics stay."""
+    module.train()
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            own = list(part.parameters(recurse=False))
+            if own and not any(parameter.requires_grad for parameter in own):
+                part.eval()
+    return module
+
+
 def freeze(module: nn.Module, patterns: Sequence[str]) -> int:
     """Exclude parameters from training.
 
@@ -151,8 +164,8 @@ def freeze(module: nn.Module, patterns: Sequence[str]) -> int:
             (`vision.*.bias`).
 
     Returns:
-        How many parameter tensors were frozen. Normalisation statistics are buffers and not touched: keep the module
-        in eval mode where they should stay too.
+        How many parameter tensors were frozen. Normalisation statistics are buffers: `training` keeps those of
+        frozen norms.
 
     Raises:
         ConfigError: If a pattern matches no parameter; nothing is frozen then.

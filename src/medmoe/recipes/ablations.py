@@ -132,6 +132,7 @@ DESIGNS = Ablation(
     arms={
         **{name: _CONTROLS[name] for name in ("one_expert", "two_experts")},
         "separate": Arm("an expert each, from scratch", _SEPARATE),
+        "random": Arm("a fixed expert for each image, whatever it shows", _arranged("random"), "separate"),
         "shared_special": Arm("one for all plus one each, summed", _SHARED_SPECIAL, "two_experts"),
         "grown": Arm("one for all that parts into six", _arranged("grown")),
         "low_rank_4": Arm("one for all, corrected at rank 4", (*_SHARED_SPECIAL, "model.experts.rank=4")),
