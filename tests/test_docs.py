@@ -42,10 +42,10 @@ NAME = re.compile(r"(?<![\w/.`-])`?(medmoe(?:\.[A-Za-z_]\w*)+)")
 SETTING = re.compile(r"""--set ['"]?([\w.]+)=""")
 MAP = re.compile(r"(?<=<!-- map -->\n).*?(?=<!-- /map -->)", re.S)
 # In the order of imports, each package as a whole.
-ORDER = "errors types modalities layers folder config data encoders experts model objectives optim checkpoint"
+ORDER = "errors types modalities layers folder gate config data encoders experts model objectives optim checkpoint"
 ORDER += (
     " metrics rundir leaks tasks describe build adapters predictor evaluate embed doubts benchmarks"
-    " train recipes doctor progress report summary ablation cli"
+    " train recipes doctor progress report summary ablation holdout cli"
     " __main__"
 )
 
