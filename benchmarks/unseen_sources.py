@@ -87,7 +87,9 @@ class Small:
         return self.source.facts(index)
 
 
-def network_fold(source: Source, facts: Facts, fold: Fold, config: RunConfig, seed: int, out: Path) -> dict[str, object]:
+def network_fold(
+    source: Source, facts: Facts, fold: Fold, config: RunConfig, seed: int, out: Path
+) -> dict[str, object]:
     """Train the small convolutional encoder and judge it; its gate takes everything."""
     model = config.model.model_copy(update={"modalities": fold.modalities})
     config = config.model_copy(update={"model": model, "train": config.train.model_copy(update={"seed": seed})})
@@ -143,7 +145,9 @@ def main() -> None:
     def measured(own: Bank, names: tuple[str, ...] = tuple(MEASURES), balance: float = 1.0, gate: int = 0):
         use = Bank(own.measures[..., columns(names)])
         data = config.data.model_copy(update={"balance": balance})
-        setup = Setup(facts, use, Bank(use.measures[:, :1]), config.model_copy(update={"data": data}), Rules(groups=gate))
+        setup = Setup(
+            facts, use, Bank(use.measures[:, :1]), config.model_copy(update={"data": data}), Rules(groups=gate)
+        )
         return [judge_fold(setup, fold, seed) for fold in folds for seed in range(options.seeds)]
 
     def trained(augment: float):
@@ -186,7 +190,10 @@ def table(out: Path, arms: list[str]) -> str:
         if path.is_file():
             result = json.loads(path.read_text(encoding="utf-8"))
             own, seen = result["sources"]["accepted"]["figures"], result["seen"]["recall/modalities"]
-            words = [f"{v['value']:.3f} ({v['low']:.3f}–{v['high']:.3f})" for v in (own["recall/modalities"], own["recall/cells"], seen)]
+            words = [
+                f"{v['value']:.3f} ({v['low']:.3f}–{v['high']:.3f})"
+                for v in (own["recall/modalities"], own["recall/cells"], seen)
+            ]
             lines.append(" | ".join([name, str(result["seeds"]), *words]))
     return "\n".join(f"| {line} |" for line in lines)
 

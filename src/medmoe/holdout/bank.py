@@ -21,6 +21,7 @@ from medmoe.data.sources.base import Source
 from medmoe.data.transforms import Augment
 from medmoe.encoders.descriptor import Descriptor
 from medmoe.errors import DataError
+from medmoe.tasks.features import of_samples
 
 _BATCH = 64
 _VIEWS = 21  # first key of the random streams
@@ -78,12 +79,11 @@ class Measuring:
         return self.preprocess(sample)[0]
 
     def fingerprint(self, source: Source) -> str:
-        """Hash what the measures depend on, but for the files' content: 16 hex digits."""
+        """Hash what the measures depend on, the pixels of a few of the samples among it: 16 hex digits."""
         settings = [self.preprocess.fingerprint(), repr(self.crop), repr(self.augment), self.seed]
         probe = torch.linspace(0, 1, 3 * self.preprocess.size**2).view(1, 3, self.preprocess.size, -1)
         numbers = (self.descriptor.describe(probe)[0] * 1e3).round().int().tolist()
-        keys = [source.facts(row).key for row in range(len(source))]
-        return hashlib.sha256(json.dumps([settings, numbers, keys]).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([settings, numbers, of_samples(source)]).encode()).hexdigest()[:16]
 
 
 @torch.no_grad()

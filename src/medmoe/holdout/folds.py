@@ -87,7 +87,8 @@ def make_folds(facts: Facts, *, together: int | None = None, modalities: bool = 
         facts: Of all samples.
         together: Deal the sources into so many groups, each left out as one, instead of one by one: fewer trainings,
             and a harder question, since fewer sites are left to learn from.
-        modalities: Whether each modality is also left out as a whole.
+        modalities: Whether each modality is also left out as a whole; a source that is all there is of a modality
+            then isn't left out a second time.
 
     Raises:
         DataError: If a fold would leave fewer than two modalities.
@@ -100,7 +101,9 @@ def make_folds(facts: Facts, *, together: int | None = None, modalities: bool = 
         dealt = deal(facts, np.ones(len(source), dtype=bool), together)
         outs = {f"group {group}": np.array([dealt.get(name) == group for name in source]) for group in range(together)}
     if modalities:
-        outs |= {f"modality {name}": modality == name for name in facts.modalities}
+        whole = {f"modality {name}": modality == name for name in facts.modalities}
+        again = [name for name, out in outs.items() if any(np.array_equal(out, own) for own in whole.values())]
+        outs = {name: out for name, out in outs.items() if name not in again} | whole
     folds = []
     for name, out in outs.items():
         left = in_order(set(modality[~out & facts.where("train")]) - {""})
