@@ -28,7 +28,7 @@ class Descriptor(nn.Module):
     as they are and once relative to the image's contrast, so that a change of gain moves a part of them only.
 
     Args:
-        image_size: Side of the square input in pixels, at least 64.
+        image_size: Side of the square input in pixels, at least 32.
         measures: Which of `MEASURES` are taken.
         mean: Mean by which the input was normalised, undone here.
         std: Standard deviation by which it was divided.
@@ -55,8 +55,8 @@ class Descriptor(nn.Module):
         for measure in self.measures:
             if measure not in MEASURES:
                 raise ModelError(unknown("measure", measure, MEASURES))
-        if not self.measures or image_size < 64:
-            raise ModelError(f"a descriptor of {image_size} pixels by {len(self.measures)} measures; at least 64 and 1")
+        if not self.measures or image_size < 32:
+            raise ModelError(f"a descriptor of {image_size} pixels by {len(self.measures)} measures; at least 32 and 1")
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         count = self.describe(torch.zeros(1, 3, image_size, image_size)).shape[1]
