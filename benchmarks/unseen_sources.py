@@ -2,8 +2,9 @@
 
     python benchmarks/unseen_sources.py MANIFEST --out DIR
 
-Sources are left out in groups, which is harder than one by one and five trainings instead of dozens. Each arm differs
-from the one named beside it in a single point. `network` trains the small convolutional encoder instead of measuring.
+Sources are left out in groups, which is harder than one by one and takes five trainings instead of dozens. Each arm
+differs in a single point from an arm above it, which the table names. `network` trains the small convolutional encoder
+on the pixels, where the others measure.
 """
 
 from __future__ import annotations
@@ -12,20 +13,23 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from medmoe.build import tokenizer_of
 from medmoe.config import RunConfig, VisionConfig
 from medmoe.data.sources.base import ChangedSource, Source
 from medmoe.data.sources.concat import ConcatSource, open_source
+from medmoe.data.sources.remembered import RememberedSource
 from medmoe.data.sources.rows import Rows
 from medmoe.encoders.descriptor import MEASURES, Descriptor
 from medmoe.evaluate import gather
-from medmoe.holdout.bank import Bank, make_bank
+from medmoe.holdout.bank import Bank, Measuring, make_bank
 from medmoe.holdout.folds import Facts, Fold, make_folds
 from medmoe.holdout.model import blank_model, measuring_of
 from medmoe.holdout.run import Setup, judge_fold
@@ -38,6 +42,36 @@ from medmoe.types import Sample
 
 SPLITS = ("train", "val", "test")
 TOGETHER = 5
+GREY = tuple(name for name in MEASURES if name != "colour")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the table.
+
+    Attributes:
+        against: The arm that it differs from in one point.
+        what: That point.
+        change: How images are changed before they are measured.
+        measures: Those that are taken.
+        views: How often an image is measured.
+        heads: How many are averaged.
+        balance: Of the modalities.
+        gate: Whether images are turned away.
+        shuffled: Whether the modalities of the training images are dealt out at random.
+        augment: Strength of augmentation of the network that learns from pixels; None: images are measured.
+    """
+
+    against: str
+    what: str
+    change: Callable[[int, Sample], Sample] | None = None
+    measures: tuple[str, ...] = tuple(MEASURES)
+    views: int = 1
+    heads: int = 1
+    balance: float = 1.0
+    gate: bool = False
+    shuffled: bool = False
+    augment: float | None = None
 
 
 def squashed(index: int, sample: Sample) -> Sample:
@@ -56,6 +90,21 @@ def stretched(index: int, sample: Sample) -> Sample:
     return dataclasses.replace(sample, image=image)
 
 
+ARMS = {
+    "network": Arm("", "a small convolutional network learns from the pixels", augment=0.0),
+    "network, augmented": Arm("network", "its images are augmented", augment=2.0),
+    "grey": Arm("network", "fixed measures in the network's place, none of colour", measures=GREY),
+    "colour": Arm("grey", "measures of colour too"),
+    "square": Arm("colour", "resized to a square, the aspect lost", change=squashed),
+    "stretched": Arm("colour", "grey levels stretched to each image's own range", change=stretched),
+    "augmented": Arm("colour", "five changed views of each image too", views=6),
+    "unbalanced": Arm("augmented", "modalities as often as they come", views=6, balance=0.0),
+    "heads": Arm("augmented", "five heads averaged", views=6, heads=5),
+    "gate": Arm("heads", "the gate turns images away", views=6, heads=5, gate=True),
+    "shuffled": Arm("heads", "labels of the training images shuffled", views=6, heads=5, shuffled=True),
+}
+
+
 def columns(names: tuple[str, ...]) -> list[int]:
     """List the places of some measures among all."""
     places, start = [], 0
@@ -66,135 +115,126 @@ def columns(names: tuple[str, ...]) -> list[int]:
     return places
 
 
-class Small:
-    """A source that keeps its images, reduced, in memory."""
+@dataclass(frozen=True)
+class World:
+    """What all arms share: the images, who is left out, how images are measured, and where that is kept."""
 
-    def __init__(self, source: Source, shrink: Callable[[Sample], Sample]) -> None:
-        self.source, self.shrink, self.kept = source, shrink, dict[int, Sample]()
+    source: Source
+    facts: Facts
+    folds: list[Fold]
+    config: RunConfig
+    measuring: Measuring
+    cache: Path
+    seeds: int
 
-    def __len__(self) -> int:
-        """Count the samples."""
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Read one sample."""
-        if index not in self.kept:
-            self.kept[index] = self.shrink(self.source[index])
-        return self.kept[index]
-
-    def facts(self, index: int) -> Sample:
-        """Give what is known without pixels."""
-        return self.source.facts(index)
+    def bank(self, arm: Arm) -> Bank:
+        """Measure the images as an arm does."""
+        source = self.source if arm.change is None else ChangedSource(self.source, arm.change)
+        bank = make_bank(source, self.measuring, arm.views, self.cache, tell=print)
+        return Bank(bank.measures[..., columns(arm.measures)])
 
 
-def network_fold(
-    source: Source, facts: Facts, fold: Fold, config: RunConfig, seed: int, out: Path
-) -> dict[str, object]:
-    """Train the small convolutional encoder and judge it; its gate takes everything."""
-    model = config.model.model_copy(update={"modalities": fold.modalities})
-    config = config.model_copy(update={"model": model, "train": config.train.model_copy(update={"seed": seed})})
+def measured(world: World, arm: Arm) -> list[dict[str, Any]]:
+    """Judge an arm that measures."""
+    bank, facts = world.bank(arm), world.facts
+    if arm.shuffled:
+        order = np.random.default_rng(0).permutation(np.flatnonzero(facts.where("train")))
+        names = np.array(facts.modality)
+        names[np.flatnonzero(facts.where("train"))] = names[order]
+        facts = dataclasses.replace(facts, modality=tuple(names.tolist()))
+    data = world.config.data.model_copy(update={"balance": arm.balance})
+    router = world.config.model.router.model_copy(update={"hidden": 64 * arm.heads})
+    model = world.config.model.model_copy(update={"router": router})
+    config = world.config.model_copy(update={"data": data, "model": model})
+    rules = Rules(heads=arm.heads, groups=8 if arm.gate else 0)
+    setup = Setup(facts, bank, Bank(bank.measures[:1, :1]), config, rules)
+    return [judge_fold(setup, fold, seed) for fold in world.folds for seed in range(world.seeds)]
+
+
+def network(world: World, arm: Arm, out: Path) -> list[dict[str, Any]]:
+    """Train the small convolutional encoder without each group, one seed, and judge it; nothing is turned away."""
+    vision = VisionConfig(name="tiny", image_size=64, channels=(24, 48, 96, 128))
+    base = world.config
+    experts = base.model.experts.model_copy(update={"levels": (3,)})
+    data = {"batch_size": 64, "augment": arm.augment, "crop": 0.0, "workers": 0}
+    train = {"steps": 350, "lr": 4e-3, "weight_decay": 0.05, "save_every": 350}
+    small = RememberedSource(world.source, world.measuring.preprocess.shrink, megabytes=1000)
+    return [_learn(small, world.facts, fold, base, (vision, experts, data, train), out) for fold in world.folds]
+
+
+def _learn(source: Source, facts: Facts, fold: Fold, base: RunConfig, changes: Any, out: Path) -> dict[str, Any]:
+    vision, experts, data, settings = changes
+    model = base.model.model_copy(update={"modalities": fold.modalities, "vision": vision, "experts": experts})
+    config = base.model_copy(
+        update={
+            "model": model,
+            "data": base.data.model_copy(update=data),
+            "train": base.train.model_copy(update=settings),
+        }
+    )
     train = np.flatnonzero(~fold.out & facts.where("train") & (fold.target(facts) >= 0))
-    run = RunFolder(out / f"{fold.name}-{seed}".replace(" ", "-"), resume=True)
+    run = RunFolder(out / fold.name.replace(" ", "-"), resume=True)
     trained = fit(config, train=Rows(source, train.tolist()), val=None, run=run)
-    result: dict[str, object] = {"fold": fold.name, "seed": seed, "modalities": list(fold.modalities)}
-    rows = {"unseen": np.flatnonzero(fold.out), "seen": np.flatnonzero(~fold.out & facts.where("test"))}
+    result: dict[str, Any] = {"fold": fold.name, "seed": 0, "modalities": list(fold.modalities)}
+    known = np.array([name in fold.modalities for name in facts.modality])
+    rows = {"unseen": np.flatnonzero(fold.out & known), "seen": np.flatnonzero(~fold.out & facts.where("test"))}
     for name, own in rows.items():
         said = gather(trained, Rows(source, own.tolist()), workers=0).image_logits.softmax(1).max(1)
-        every = [True] * len(own)
-        result[name] = {"rows": own.tolist(), "chosen": said.indices.tolist(), "probability": said.values.tolist()}
-        result[name] |= {"sure": every, "accepted": every}  # type: ignore[operator]
-    return result | {"pictures": {"sure": [True], "accepted": [True]}}
+        result[name] = {"rows": own.tolist(), "chosen": said.indices.tolist()}
+        result[name] |= {"score": said.values.tolist(), "accepted": [True] * len(own)}
+    return result | {"pictures": {"accepted": [True]}}
 
 
-def network(augment: float) -> RunConfig:
-    """Give the recipe of the small network: 64 pixels, the tiny encoder, the router's loss alone."""
+def make_world(manifest: str, out: Path, cache: Path | None, seeds: int) -> World:
+    """Open the manifest and deal its sources into groups."""
+    names = {"patient_id": "group_id"}
+    parts = [(split, open_source(manifest, split=split, maps=False, columns=names)) for split in SPLITS]
+    source, facts = ConcatSource([own for _, own in parts]), Facts.of(parts)
     config = RECIPES["router"]()
-    vision = VisionConfig(name="tiny", image_size=64, channels=(24, 48, 96, 128))
-    data = config.data.model_copy(update={"batch_size": 64, "augment": augment, "crop": 0.0, "workers": 0})
-    train = config.train.model_copy(update={"steps": 350, "lr": 4e-3, "weight_decay": 0.05, "save_every": 350})
-    experts = config.model.experts.model_copy(update={"levels": (3,)})
-    model = config.model.model_copy(update={"vision": vision, "experts": experts})
-    return config.model_copy(update={"model": model, "data": data, "train": train})
+    model = blank_model(config, facts.modalities, source)
+    folds = make_folds(facts, together=TOGETHER, modalities=False)
+    return World(source, facts, folds, config, measuring_of(model, config), cache or out / "bank", seeds)
 
 
 def main() -> None:
-    """Run the arms asked for, and write results.json and table.md."""
+    """Run the arms asked for, and print the table of all that are there."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("manifest")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--views", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--cache", type=Path)
-    parser.add_argument("--arms", default="")
+    parser.add_argument("--cache", type=Path, help="folder of measures, such as bank/ of medmoe holdout")
+    parser.add_argument("--arms", default=";".join(ARMS), help="names, separated by ;")
     options = parser.parse_args()
-    parts = [(split, open_source(options.manifest, split=split, maps=False)) for split in SPLITS]
-    source, facts = ConcatSource([own for _, own in parts]), Facts.of(parts)
-    config = RECIPES["router"]()
-    config = config.model_copy(update={"train": config.train.model_copy(update={"steps": options.steps})})
-    model = blank_model(config, facts.modalities, source)
-    measuring, cache = measuring_of(model, config), options.cache or options.out / "bank"
-    folds = make_folds(facts, together=TOGETHER, modalities=False)
-    assert tokenizer_of(model)
-
-    def bank(change: Callable[[int, Sample], Sample] | None = None) -> Bank:
-        if change is None:
-            return make_bank(source, measuring, options.views, cache, tell=print)
-        return make_bank(ChangedSource(source, change), measuring, 1, cache / change.__name__, tell=print)
-
-    def measured(own: Bank, names: tuple[str, ...] = tuple(MEASURES), balance: float = 1.0, gate: int = 0):
-        use = Bank(own.measures[..., columns(names)])
-        data = config.data.model_copy(update={"balance": balance})
-        setup = Setup(
-            facts, use, Bank(use.measures[:, :1]), config.model_copy(update={"data": data}), Rules(groups=gate)
-        )
-        return [judge_fold(setup, fold, seed) for fold in folds for seed in range(options.seeds)]
-
-    def trained(augment: float):
-        small = Small(source, measuring.preprocess.shrink)
-        return [network_fold(small, facts, fold, network(augment), 0, options.out / f"net-{augment}") for fold in folds]
-
-    whole, grey = tuple(MEASURES), tuple(name for name in MEASURES if name != "colour")
-    plain = Bank(bank().measures[:1])
-    arms: dict[str, Callable[[], list[dict[str, object]]]] = {
-        "network": lambda: trained(0.0),
-        "network, augmented": lambda: trained(2.0),
-        "grey measures": lambda: measured(plain, grey),
-        "texture alone": lambda: measured(plain, ("texture",)),
-        "all measures": lambda: measured(plain, whole),
-        "aspect lost": lambda: measured(bank(squashed)),
-        "stretched": lambda: measured(bank(stretched)),
-        "augmented": lambda: measured(bank()),
-        "unbalanced": lambda: measured(bank(), balance=0.0),
-        "augmented, gate": lambda: measured(bank(), gate=4),
-    }
-    wanted = [name.strip() for name in options.arms.split(";") if name.strip()] or list(arms)
+    world = make_world(options.manifest, options.out, options.cache, options.seeds)
     options.out.mkdir(parents=True, exist_ok=True)
-    for name in wanted:
-        path = options.out / f"{name.replace(' ', '-').replace(',', '')}.json"
+    for name in options.arms.split(";"):
+        arm, path = ARMS[name.strip()], path_of(options.out, name.strip())
         if not path.is_file():
             begun = time.perf_counter()
-            result = summarise(arms[name](), facts)
-            result |= {"arm": name, "git_commit": git_commit(), "machine": machine(), "steps": options.steps}
+            judge = measured if arm.augment is None else partial(network, out=options.out / path.stem)
+            result = summarise(judge(world, arm), world.facts)
+            result |= {"arm": name.strip(), "git_commit": git_commit(), "machine": machine()}
             path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
             print(f"{name}: {time.perf_counter() - begun:.0f} s", flush=True)
-    print(table(options.out, list(arms)))
+    print(table(options.out))
 
 
-def table(out: Path, arms: list[str]) -> str:
+def path_of(out: Path, name: str) -> Path:
+    """Give the file of an arm's figures."""
+    return out / f"{name.replace(', ', '-')}.json"
+
+
+def table(out: Path) -> str:
     """Word what is there as a table."""
-    head = ("arm", "seeds", "mean recall over modalities", "over sources and modalities", "seen sources")
+    head = ("arm", "differs from", "in", "mean recall over modalities", "over sources", "on seen sources")
     lines = [" | ".join(head), " | ".join(["---"] * len(head))]
-    for name in arms:
-        path = out / f"{name.replace(' ', '-').replace(',', '')}.json"
-        if path.is_file():
-            result = json.loads(path.read_text(encoding="utf-8"))
-            own, seen = result["sources"]["accepted"]["figures"], result["seen"]["recall/modalities"]
-            words = [
-                f"{v['value']:.3f} ({v['low']:.3f}–{v['high']:.3f})"
-                for v in (own["recall/modalities"], own["recall/cells"], seen)
-            ]
-            lines.append(" | ".join([name, str(result["seeds"]), *words]))
+    for name, arm in ARMS.items():
+        if path_of(out, name).is_file():
+            result: Mapping[str, Any] = json.loads(path_of(out, name).read_text(encoding="utf-8"))
+            own, seen = result["sources"]["figures"], result["seen"]["recall/modalities"]
+            values = (own["recall/modalities"], own["recall/cells"], seen)
+            words = [f"{v['value']:.3f} [{v['low']:.3f}, {v['high']:.3f}]" for v in values]
+            lines.append(" | ".join([f"`{name}`", f"`{arm.against}`" if arm.against else "–", arm.what, *words]))
     return "\n".join(f"| {line} |" for line in lines)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -15,47 +14,54 @@ from medmoe.errors import ModelError, unknown
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Takes an image when the router is sure enough and the image isn't too far from the modality it names.
+    """Takes an image when a score is high enough: the log-odds of the modality named, less the distance from it.
 
-    Far is measured on what the router reads (`image_statistics`): the mean over features of the squared distance from
-    the named modality's mean, in its standard deviations, each at most 16, so that no single feature decides.
+    The distance is Mahalanobis', squared, from the modality's mean (Lee et al., 2018,
+    https://arxiv.org/abs/1807.03888), on the first F of the features that the router reads (`image_statistics`).
 
     Attributes:
-        least_probability: Of the modality named.
-        most_distance: Of the image from it; infinity: any.
+        sure: Weight of the log-odds, 0 or more.
+        near: Weight of the distance, 0 or more.
+        least: [K] score from which an image is taken, for each modality named.
         means: [K, F] of each modality's training images.
-        spreads: [K, F] standard deviations of these, above 0.
+        inverse: [F, F] of their common covariance, over F: the images it was made from lie at a distance of about 1.
         about: How it was set, for the reader.
     """
 
-    least_probability: float
-    most_distance: float
-    means: tuple[tuple[float, ...], ...]
-    spreads: tuple[tuple[float, ...], ...]
+    sure: float
+    near: float
+    least: tuple[float, ...]
+    means: Tensor
+    inverse: Tensor
     about: str = ""
 
-    def distance(self, features: Tensor, chosen: Tensor) -> Tensor:
-        """Measure how far images lie from the modalities that they are taken for.
+    def signals(self, logits: Tensor, features: Tensor) -> Tensor:
+        """Give log-odds of the modality named, and distance from it: [B, 2] float64.
 
         Args:
-            features: [B, F] what the router reads.
-            chosen: [B] int64 modality of each.
-
-        Returns:
-            [B] float32.
+            logits: [B, K] of the image router.
+            features: [B, F or more] what it reads.
         """
-        means, spreads = torch.tensor(self.means)[chosen], torch.tensor(self.spreads)[chosen]
-        return ((features.float().cpu() - means) / spreads).square().clamp(max=16).mean(dim=1)
+        logits = logits.detach().double().cpu()
+        best, chosen = logits.max(dim=1)
+        others = logits.scatter(1, chosen[:, None], -torch.inf)
+        away = features.detach().double().cpu()[:, : self.means.shape[1]] - self.means.double()[chosen]
+        distance = torch.einsum("bf,fg,bg->b", away, self.inverse.double(), away)
+        return torch.stack([best - others.logsumexp(dim=1), distance], dim=1)
+
+    def score(self, logits: Tensor, features: Tensor) -> Tensor:
+        """Give the score of each image, higher for what should be taken: [B] float64; see `signals`."""
+        return self.signals(logits, features) @ torch.tensor([self.sure, -self.near], dtype=torch.float64)
 
     def accepts(self, logits: Tensor, features: Tensor) -> Tensor:
-        """Tell which images are taken: [B] bool, from logits [B, K] and features [B, F]."""
-        probability, chosen = logits.float().cpu().softmax(dim=1).max(dim=1)
-        return (probability >= self.least_probability) & (self.distance(features, chosen) <= self.most_distance)
+        """Tell which images are taken: [B] bool; see `signals`. An image whose score is NaN isn't."""
+        least = torch.tensor(self.least, dtype=torch.float64)[logits.argmax(dim=1).cpu()]
+        return self.score(logits, features) >= least
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain values, JSON-ready."""
-        values = asdict(self)
-        return {**values, "most_distance": None if math.isinf(self.most_distance) else self.most_distance}
+        """Give plain values, JSON-ready, which bring back the same gate."""
+        plain = {"about": self.about, "sure": self.sure, "near": self.near, "least": list(self.least)}
+        return {**plain, "means": self.means.tolist(), "inverse": self.inverse.tolist()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, where: str) -> Gate:
@@ -69,17 +75,17 @@ class Gate:
             if key not in names:
                 raise ModelError(unknown("key", key, names), where=where, remedy="set the gate again")
         try:
-            far = values["most_distance"]
             gate = cls(
-                float(values["least_probability"]),
-                math.inf if far is None else float(far),
-                tuple(tuple(float(x) for x in row) for row in values["means"]),
-                tuple(tuple(float(x) for x in row) for row in values["spreads"]),
+                float(values["sure"]),
+                float(values["near"]),
+                tuple(float(value) for value in values["least"]),
+                torch.tensor(values["means"], dtype=torch.float32),
+                torch.tensor(values["inverse"], dtype=torch.float32),
                 str(values.get("about", "")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"isn't a gate ({error!r})", where=where, remedy="set the gate again") from None
-        shapes = {len(row) for row in (*gate.means, *gate.spreads)}
-        if len(shapes) > 1 or len(gate.means) != len(gate.spreads) or any(min(row) <= 0 for row in gate.spreads):
-            raise ModelError("means and spreads don't fit each other", where=where, remedy="set the gate again")
+        count = gate.means.shape[-1] if gate.means.ndim == 2 else 0
+        if gate.means.shape != (len(gate.least), count) or gate.inverse.shape != (count, count) or not count:
+            raise ModelError("its parts don't fit each other", where=where, remedy="set the gate again")
         return gate

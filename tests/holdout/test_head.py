@@ -1,89 +1,150 @@
-"""Heads trained side by side: each as if alone, together one head of the model's own kind."""
+"""A head in closed form: it equals the obvious fit, and leaving a site out equals never having had it."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
 
-from medmoe.config import RunConfig
 from medmoe.holdout.bank import Bank
-from medmoe.holdout.head import BankRouter, _Members, sample_weights, train_heads
-from medmoe.recipes import RECIPES
+from medmoe.holdout.head import BankRouter, Moments, cell_weights, sum_up
 
-MODALITIES, MEASURES = 3, 6
+MODALITIES, MEASURES, HIDDEN = 3, 6, 20
+SOURCES = np.array(["a", "b", "c", "d", "e"])
 
 
-def config(steps: int = 60, hidden: int = 12) -> RunConfig:
-    plain = RECIPES["router"]()
-    model = plain.model.model_copy(update={"router": plain.model.router.model_copy(update={"hidden": hidden})})
-    data = plain.data.model_copy(update={"batch_size": 32})
-    return plain.model_copy(
-        update={"model": model, "data": data, "train": plain.train.model_copy(update={"steps": steps})}
+def clouds(count: int = 90, *, views: int = 2, seed: int = 0) -> tuple[Bank, np.ndarray, np.ndarray]:
+    """Give measures around a mean of their own for each of three modalities, the places of these, and sources."""
+    rng = np.random.default_rng(seed)
+    target = np.arange(count) % MODALITIES
+    source = SOURCES[(target + np.arange(count) // MODALITIES % 2 * 2) % 5]
+    means = 3 * rng.normal(size=(MODALITIES, MEASURES)) + 10
+    values = means[target] + rng.normal(size=(views, count, MEASURES))
+    return Bank(torch.from_numpy(values).float()), target, source
+
+
+def summed(rows: np.ndarray | None = None, *, seed: int = 0, balance: float = 1.0) -> tuple[BankRouter, Moments]:
+    bank, target, source = clouds()
+    rows = np.arange(len(target)) if rows is None else rows
+    return sum_up(
+        bank,
+        rows,
+        source[rows].tolist(),
+        target[rows],
+        hidden=HIDDEN,
+        modalities=MODALITIES,
+        ridge=0.1,
+        balance=balance,
+        seed=seed,
     )
 
 
-def clouds(count: int = 90, *, views: int = 2, seed: int = 0) -> tuple[Bank, np.ndarray]:
-    """Give measures around a mean of their own for each of three modalities."""
-    rng = np.random.default_rng(seed)
-    target = np.arange(count) % MODALITIES
-    means = 3 * rng.normal(size=(MODALITIES, MEASURES)) + 10
-    values = means[target] + rng.normal(size=(views, count, MEASURES))
-    return Bank(torch.from_numpy(values).float()), target
+def set_head(router: BankRouter, moments: Moments) -> BankRouter:
+    weight, bias = moments.head(np.ones(len(moments.counts), dtype=bool))
+    router.head.second.weight.copy_(weight)
+    router.head.second.bias.copy_(bias)
+    return router
 
 
-def trained(*, heads: int = 3, seed: int = 0, steps: int = 60) -> tuple[BankRouter, Bank, np.ndarray]:
-    bank, target = clouds()
-    rows = np.arange(len(target))
-    weights = np.full(len(rows), 1 / len(rows))
-    return train_heads(bank, rows, target, weights, config(steps), heads=heads, seed=seed), bank, target
-
-
-def test_heads_learn_to_tell_modalities_apart():
-    router, bank, target = trained(steps=200)
+def test_it_tells_modalities_apart():
+    bank, target, _ = clouds(seed=0)
+    router = set_head(*summed())
     assert (router(bank.plain).argmax(1).numpy() == target).mean() > 0.95
 
 
-def test_one_wide_head_gives_the_mean_of_the_heads_logits():
-    members = _Members(4, MEASURES, 5, MODALITIES, torch.Generator().manual_seed(0))
-    router = BankRouter(MEASURES, 20, MODALITIES)
-    members.averaged(router.head)
-    features = router.features(clouds()[0].plain)
-    alone = members(features.expand(4, *features.shape))
-    torch.testing.assert_close(router.head(features), alone.mean(0), atol=1e-5, rtol=1e-4)
+def test_it_equals_weighted_ridge_regression_on_all_views():
+    bank, target, source = clouds()
+    router, moments = summed()
+    weight, bias = moments.head(np.ones(len(moments.counts), dtype=bool))
+    units = torch.cat([router.hidden(router.placed(view)) for view in bank.measures]).double()
+    units = torch.cat([units, torch.ones(len(units), 1)], dim=1)
+    pairs = list(zip(source, target, strict=True))
+    counts = {pair: pairs.count(pair) for pair in pairs}
+    share = np.array([counts[pair] ** -0.5 for pair in pairs])
+    for place in range(MODALITIES):
+        share[target == place] /= share[target == place].sum()
+    share = torch.from_numpy(np.tile(share / share.sum() / 2, 2))
+    truth = torch.eye(MODALITIES, dtype=torch.float64)[np.tile(target, 2)]
+    system = units.T @ (share[:, None] * units)
+    system += 0.1 * system.diagonal().mean() * torch.eye(len(system), dtype=torch.float64)
+    wanted = torch.linalg.solve(system, units.T @ (share[:, None] * truth))
+    found = torch.cat([weight, bias[:, None]], dim=1).T.double()
+    torch.testing.assert_close(found, wanted, atol=2e-3, rtol=2e-3)
 
 
-def test_the_same_seed_trains_the_same_heads_and_another_seed_others():
-    one, again, other = (trained(seed=seed)[0].state_dict() for seed in (1, 1, 2))
-    assert all(torch.equal(one[name], again[name]) for name in one)
-    assert not torch.equal(one["head.second.weight"], other["head.second.weight"])
+def test_leaving_a_source_out_equals_never_having_had_it_but_for_how_measures_are_standardised():
+    bank, _, source = clouds()
+    rows = np.flatnonzero(source != "b")
+    router, whole = summed()
+    fewer, without = summed(rows)
+    fewer.standard.load_state_dict(router.standard.state_dict())
+    again = sum_up_with(fewer, bank, rows, without)
+    kept, every = np.array([name != "b" for name in whole.source]), all_of(again)
+    pairs = zip((*whole.head(kept), *whole.near(kept)), (*again.head(every), *again.near(every)), strict=True)
+    for found, wanted in pairs:
+        torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-3)
 
 
-def test_training_does_not_touch_the_global_generator():
+def all_of(moments: Moments) -> np.ndarray:
+    return np.ones(len(moments.counts), dtype=bool)
+
+
+def sum_up_with(router: BankRouter, bank: Bank, rows: np.ndarray, like: Moments) -> Moments:
+    """Sum up anew, the slow way, by a router whose standardisation is given."""
+    _, target, source = clouds()
+    hidden, placed = [], []
+    for name, place in zip(like.source, like.modality, strict=True):
+        own = [row for row in rows if source[row] == name and target[row] == place]
+        values = router.placed(bank.measures[:, own]).flatten(0, 1)
+        for kept, unit in ((placed, values), (hidden, router.hidden(values))):
+            more = torch.cat([unit, torch.ones(len(unit), 1)], dim=1)
+            kept.append(more.T @ more / 2)
+    return dataclasses.replace(like, hidden=torch.stack(hidden), placed=torch.stack(placed))
+
+
+def test_a_modality_without_images_is_never_named():
+    router, moments = summed()
+    weight, bias = moments.head(moments.modality != 1)
+    bank, _, _ = clouds()
+    scores = router.hidden(router.placed(bank.plain)) @ weight.T + bias
+    assert not (scores.argmax(1) == 1).any()
+
+
+def test_distances_of_the_training_images_average_about_one():
+    bank, target, _ = clouds()
+    router, moments = summed()
+    means, inverse = moments.near(all_of(moments))
+    away = router.placed(bank.measures).flatten(0, 1) - means[np.tile(target, 2)]
+    distance = torch.einsum("bf,fg,bg->b", away, inverse, away)
+    assert 0.7 < float(distance.mean()) < 1.1  # below 1: variances are shrunk
+
+
+def test_measures_come_out_standardised():
+    bank, _, _ = clouds()
+    router, _ = summed(balance=0.0)
+    placed = router.placed(bank.measures).flatten(0, 1)
+    torch.testing.assert_close(placed.mean(0), torch.zeros(MEASURES), atol=0.05, rtol=0)
+    torch.testing.assert_close(placed.std(0), torch.ones(MEASURES), atol=0.05, rtol=0)
+
+
+def test_the_same_seed_draws_the_same_layer_and_touches_no_global_generator():
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    trained(steps=2)
+    one, again, other = (summed(seed=seed)[0].state_dict()["head.first.weight"] for seed in (1, 1, 2))
     assert torch.equal(before, torch.get_rng_state())
-
-
-def test_measures_come_out_standardised_as_often_as_they_are_drawn():
-    bank, target = clouds(views=1)
-    weights = np.where(target == 0, 3.0, 1.0)
-    weights /= weights.sum()
-    router = train_heads(bank, np.arange(len(target)), target, weights, config(1), heads=1, seed=0)
-    placed = router.features(bank.plain)[:, :MEASURES].numpy()
-    np.testing.assert_allclose(weights @ placed, 0, atol=1e-4)
-    np.testing.assert_allclose(weights @ placed**2, 1, atol=1e-3)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
 
 
 def test_sources_count_with_the_root_of_their_size_and_modalities_alike():
-    modality = ["ct"] * 20 + ["mri"] * 4
-    source = ["a"] * 16 + ["b"] * 4 + ["c"] * 4
-    weights = sample_weights(modality, source, balance=1.0)
-    assert weights[:20].sum() == pytest.approx(weights[20:].sum()) == pytest.approx(0.5)
-    assert weights[:16].sum() == pytest.approx(2 * weights[16:20].sum())
+    counts = np.array([16, 4, 4])
+    totals = cell_weights(np.array([0, 0, 1]), counts) * counts
+    assert totals[:2].sum() == pytest.approx(totals[2]) == pytest.approx(0.5)
+    assert totals[0] == pytest.approx(2 * totals[1])
 
 
 def test_without_balance_modalities_count_as_they_come():
-    weights = sample_weights(["ct"] * 20 + ["mri"] * 5, ["a"] * 25, balance=0.0)
-    assert weights[:20].sum() == pytest.approx(0.8)
+    counts = np.array([20, 5])
+    assert (cell_weights(np.array([0, 1]), counts, balance=0.0) * counts).tolist() == pytest.approx([0.8, 0.2])

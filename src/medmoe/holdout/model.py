@@ -1,4 +1,4 @@
-"""From a head trained on a bank to a whole model that can be saved, loaded and asked."""
+"""From a head fitted on a bank to a whole model that can be saved, loaded and asked."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def measuring_of(model: MedVLM, config: RunConfig) -> Measuring:
 
 
 def save_router(model: MedVLM, router: BankRouter, gate: Gate, folder: Path) -> Path:
-    """Put a trained head and its gate into a model, and save it."""
+    """Put a fitted head and its gate into a model, and save it."""
     assert isinstance(model.vision, Descriptor)
     assert model.assets is not None
     model.vision.standard.load_state_dict(router.standard.state_dict())

@@ -1,4 +1,4 @@
-"""Running the folds: train without, judge what was left out, write down what became of each image."""
+"""Running the folds: fit a router without, judge what was left out, write down what became of each image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medmoe.errors import ConfigError
 from medmoe.folder import write_text_atomically
 from medmoe.holdout.bank import Bank
 from medmoe.holdout.folds import Facts, Fold
-from medmoe.holdout.setting import Rules, fit_router, opinion
+from medmoe.holdout.setting import Rules, fit_router
 from medmoe.types import Sample
 
 _PICTURES = 31  # first key of the random stream
@@ -35,6 +35,7 @@ class Setup:
         pictures: Measures of pictures that are no medical images.
         config: How to train.
         rules: What the gate is to do.
+        images: Fingerprint of the images and how they were measured.
     """
 
     facts: Facts
@@ -42,6 +43,7 @@ class Setup:
     pictures: Bank
     config: RunConfig
     rules: Rules
+    images: str = ""
 
 
 def drawn_pictures(source: Source, count: int, *, seed: int = 0) -> Source:
@@ -82,8 +84,7 @@ def run_folds(
 def _agree(setup: Setup, out: Path) -> None:
     """Write down the settings, or check that they are those of the outcomes that are there."""
     config = setup.config.model_dump(mode="json")
-    now = {"config": config, "rules": asdict(setup.rules), "images": len(setup.facts.keys)}
-    now["views"] = len(setup.bank.measures)
+    now = {"config": config, "rules": asdict(setup.rules), "views": len(setup.bank.measures), "images": setup.images}
     path = out / SETTINGS
     if path.is_file():
         if json.loads(path.read_text(encoding="utf-8")) != now:
@@ -94,29 +95,27 @@ def _agree(setup: Setup, out: Path) -> None:
 
 
 def judge_fold(setup: Setup, fold: Fold, seed: int) -> dict[str, Any]:
-    """Train without what a fold leaves out, and judge it.
+    """Fit a router without what a fold leaves out, and judge it.
 
     Returns:
-        JSON-ready: `fold`, `seed`, `modalities`, the gate's `thresholds`; and by name of `unseen` (left out), `seen`
-        (test images of the training sources) and `pictures` the `rows`, the `chosen` place among the modalities, and
-        whether each was `accepted` by the whole gate or `sure` by its probability alone.
+        JSON-ready: `fold`, `seed`, `modalities`, and by name of `unseen` (left out), `seen` (test images of the
+        training sources) and `pictures` the `rows`, the `chosen` place among the modalities, the `score` of the gate
+        that is kept, and by name of `IDEAS` which were `accepted`.
     """
     facts = setup.facts
-    router, gate = fit_router(setup.bank, facts, fold, setup.config, setup.rules, seed=seed)
+    router, gates = fit_router(setup.bank, facts, fold, setup.config, setup.rules, seed=seed)
     known = np.array([name != "" for name in facts.modality])
     places = {"unseen": np.flatnonzero(fold.out & known), "seen": np.flatnonzero(~fold.out & facts.where("test"))}
     measures = {name: setup.bank.plain[rows] for name, rows in places.items()}
     places["pictures"], measures["pictures"] = np.arange(len(setup.pictures.plain)), setup.pictures.plain
     result: dict[str, Any] = {"fold": fold.name, "seed": seed, "modalities": list(fold.modalities)}
-    result["thresholds"] = {"probability": gate.least_probability, "distance": gate.to_dict()["most_distance"]}
+    kept = next(iter(gates.values()))
     for name, rows in places.items():
-        said = opinion(router, gate, measures[name])
-        sure, near = said.probability >= gate.least_probability, said.distance <= gate.most_distance
+        logits, features = router(measures[name]), router.placed(measures[name])
         result[name] = {
             "rows": rows.tolist(),
-            "chosen": said.chosen.tolist(),
-            "probability": np.round(said.probability, 4).tolist(),
-            "sure": sure.tolist(),
-            "accepted": (sure & near).tolist(),
+            "chosen": logits.argmax(dim=1).tolist(),
+            "score": kept.score(logits, features).tolist(),
+            "accepted": {idea: gate.accepts(logits, features).tolist() for idea, gate in gates.items()},
         }
     return result

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from medmoe.holdout.folds import Facts
-from medmoe.metrics import Floats, Resampler
+from medmoe.metrics import Bools, Floats, Resampler, auroc, interval
 from medmoe.tasks.figures import Figure, mean
 
 LEAST = 10  # images of a source and modality below which its figure isn't averaged
+Fold = Mapping[str, Any]  # of `judge_fold`
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +37,20 @@ class Outcomes:
     taken_for: list[str]
 
 
-def pooled(outcomes: Sequence[Mapping[str, Any]], facts: Facts, part: str, *, accepted: str = "accepted") -> Outcomes:
+def pooled(outcomes: Sequence[Fold], facts: Facts, part: str, idea: str) -> Outcomes:
     """Average a part of the folds' outcomes over seeds; images of a modality that the fold lacks can't be right.
 
     Args:
         outcomes: Of `judge_fold`.
         facts: Of all images.
         part: `unseen` or `seen`.
-        accepted: Which gate: `accepted` (all of it) or `sure` (by probability alone).
+        idea: Which gate.
     """
     sums: dict[tuple[str, int], Floats] = {}
     votes: dict[tuple[str, int], list[str]] = {}
     for one in outcomes:
         names, said = one["modalities"], one[part]
-        for row, chosen, taken in zip(said["rows"], said["chosen"], said[accepted], strict=True):
+        for row, chosen, taken in zip(said["rows"], said["chosen"], said["accepted"][idea], strict=True):
             right = names[chosen] == facts.modality[row]
             key = (one["fold"], row)
             sums[key] = sums.get(key, np.zeros(4)) + np.array([1, right, taken, taken and right])
@@ -67,62 +68,68 @@ def pooled(outcomes: Sequence[Mapping[str, Any]], facts: Facts, part: str, *, ac
     )
 
 
-def summarise(
-    outcomes: Sequence[Mapping[str, Any]], facts: Facts, *, resamples: int = 1000, seed: int = 0
-) -> dict[str, Any]:
+def summarise(outcomes: Sequence[Fold], facts: Facts, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
     """Compute every figure, JSON-ready.
 
     Returns:
         `sources`: the folds that leave sources out, judged on images of modalities that the fold has elsewhere:
         figures by name, by modality and by source and modality, with the shares of wrong choices. `never_trained`:
-        for images of a modality the fold lacks, by source or modality, the share turned away. `pictures`: the same
-        for pictures that are no medical images. `seen`: recall on test images of the training sources.
+        for images of a modality that the fold lacks, by fold, what is turned away. `pictures`: the same for pictures
+        that are no medical images. `seen`: recall on test images of the training sources. `ideas`: what other ways to
+        set the gate would give.
     """
-    by_source = [one for one in outcomes if not one["fold"].startswith("modality ")]
-    lacking = {one["fold"]: set(one["modalities"]) for one in outcomes}
-    known, unknown = [], []
-    for one in outcomes:
-        there = np.array([facts.modality[row] in lacking[one["fold"]] for row in one["unseen"]["rows"]], dtype=bool)
-        if there.any() and one in by_source:
-            known.append(_only(one, there))
-        if not there.all():
-            unknown.append(_only(one, ~there))
-    result: dict[str, Any] = {"seeds": len({one["seed"] for one in outcomes}), "folds": len(lacking)}
+    kept = next(iter(outcomes[0]["unseen"]["accepted"]))
+    known, unknown = split(outcomes, facts)
+    result: dict[str, Any] = {"seeds": len({one["seed"] for one in outcomes})}
+    result["folds"] = len({one["fold"] for one in outcomes})
     if known:
-        result["sources"] = {
-            gate: _recalls(pooled(known, facts, "unseen", accepted=gate), facts, resamples, seed)
-            for gate in ("accepted", "sure")
-        }
-        result["seen"] = _recalls(pooled(by_source, facts, "seen"), facts, resamples, seed)["figures"]
+        result["sources"] = recalls(pooled(known, facts, "unseen", kept), facts, resamples, seed)
+        result["seen"] = recalls(pooled(known, facts, "seen", kept), facts, resamples, seed)["figures"]
     result["never_trained"] = {
-        name: _turned_away([one for one in unknown if one["fold"] == name], facts, resamples, seed)
+        name: turned_away([one for one in unknown if one["fold"] == name], facts, kept, resamples, seed)
         for name in dict.fromkeys(one["fold"] for one in unknown)
     }
-    taken = {gate: np.mean([np.mean(one["pictures"][gate]) for one in outcomes]) for gate in ("accepted", "sure")}
-    result["pictures"] = {f"rejected_{gate}": round(float(1 - share), 4) for gate, share in taken.items()}
+    ideas = outcomes[0]["unseen"]["accepted"]
+    result["ideas"] = {idea: _idea(known, unknown, facts, idea, resamples, seed) for idea in ideas}
+    result["pictures"] = result["ideas"][kept]["pictures"]
     return result
 
 
-def _only(one: Mapping[str, Any], keep: Floats) -> dict[str, Any]:
-    said = {name: [v for v, k in zip(values, keep, strict=True) if k] for name, values in one["unseen"].items()}
+def split(outcomes: Sequence[Fold], facts: Facts) -> tuple[list[Fold], list[Fold]]:
+    """Part what was left out into images of modalities that a fold has elsewhere, and of those that it lacks."""
+    known, unknown = [], []
+    for one in outcomes:
+        there = np.array([facts.modality[row] in one["modalities"] for row in one["unseen"]["rows"]], dtype=bool)
+        if there.any():
+            known.append(_only(one, there))
+        if not there.all():
+            unknown.append(_only(one, ~there))
+    return known, unknown
+
+
+def _only(one: Fold, keep: Bools) -> Fold:
+    rows = np.flatnonzero(keep).tolist()
+    said: dict[str, Any] = {name: [one["unseen"][name][row] for row in rows] for name in ("rows", "chosen", "score")}
+    said["accepted"] = {idea: [taken[row] for row in rows] for idea, taken in one["unseen"]["accepted"].items()}
     return {**one, "unseen": said}
 
 
-def _recalls(found: Outcomes, facts: Facts, resamples: int, seed: int) -> dict[str, Any]:
-    """Give recall, coverage and recall among the accepted: by modality, by source and modality, and their means."""
+def recalls(found: Outcomes, facts: Facts, resamples: int, seed: int) -> dict[str, Any]:
+    """Give recall, share taken and share right among the taken: by modality, by source and modality, their means."""
     cells = sorted(set(found.cell), key=lambda cell: (facts.modalities.index(cell[1]), cell[0]))
-    groups = {name: np.array([cell[1] == name for cell in found.cell]) for name in facts.modalities}
-    groups = {name: own for name, own in groups.items() if own.any()}
     of_cell = {cell: np.array([one == cell for one in found.cell]) for cell in cells}
-    figures: dict[str, Any] = {}
-    modalities = {name: _figures(found, own, facts, resamples, seed) for name, own in groups.items()}
+    groups = {name: np.array([cell[1] == name for cell in found.cell]) for name in facts.modalities}
+    modalities = {n: _figures(found, own, facts, resamples, seed) for n, own in groups.items() if own.any()}
     each = {cell: _figures(found, own, facts, resamples, seed) for cell, own in of_cell.items()}
-    large = {cell: own for cell, own in each.items() if own["recall"].n >= LEAST}
+    large = [own for own in each.values() if own["recall"].n >= LEAST]
+    figures: dict[str, Any] = {}
     for name in ("recall", "coverage", "accepted_right"):
-        for kind, parts in (("modalities", modalities), ("cells", large)):
-            usable = [own[name] for own in parts.values() if name in own]
+        for kind, parts in (("modalities", list(modalities.values())), ("cells", large)):
+            usable = [own[name] for own in parts if name in own]
             if usable:
                 figures[f"{name}/{kind}"] = mean(usable).metric().to_json()
+                if kind == "cells":
+                    figures[f"{name}/{kind}"] |= _over_cells([own.value for own in usable], resamples, seed)
     figures["controls"] = {"chance": 1 / len(facts.modalities), "majority": 1 / len(modalities)}
     return {
         "figures": figures,
@@ -134,21 +141,25 @@ def _recalls(found: Outcomes, facts: Facts, resamples: int, seed: int) -> dict[s
     }
 
 
-def _figures(found: Outcomes, own: Floats, facts: Facts, resamples: int, seed: int) -> dict[str, Figure]:
+def _over_cells(values: Sequence[float], resamples: int, seed: int) -> dict[str, float]:
+    """Give the interval of a mean over sources that were themselves drawn, as another list of sources would be."""
+    low, high = interval(Resampler([None] * len(values), resamples=resamples, seed=seed).means(np.array(values)))
+    return {"low_over_sources": float(low), "high_over_sources": float(high)}
+
+
+def _figures(found: Outcomes, own: Bools, facts: Facts, resamples: int, seed: int) -> dict[str, Figure]:
     places = np.flatnonzero(own)
     patients = [facts.patient[found.row[place]] for place in places]
-    resampler = Resampler(patients, resamples=resamples, seed=seed)
     values = np.stack([found.right[own], found.accepted[own], found.both[own]], axis=1)
-    draws, now = resampler.means(values), values.mean(axis=0)
+    draws, now = Resampler(patients, resamples=resamples, seed=seed).means(values), values.mean(axis=0)
     figures = {
         "recall": Figure(float(now[0]), draws[:, 0], len(places)),
         "coverage": Figure(float(now[1]), draws[:, 1], len(places)),
     }
     if now[1] > 0:
-        with np.errstate(invalid="ignore"):
-            ratio = draws[:, 2] / draws[:, 1]
-        ratio = np.where(np.isnan(ratio), now[2] / now[1], ratio)
-        figures["accepted_right"] = Figure(float(now[2] / now[1]), ratio, int(found.accepted[own].sum()))
+        ratio = np.full(len(draws), now[2] / now[1])
+        np.divide(draws[:, 2], draws[:, 1], out=ratio, where=draws[:, 1] > 0)
+        figures["accepted_right"] = Figure(float(now[2] / now[1]), ratio, round(float(found.accepted[own].sum())))
     return figures
 
 
@@ -156,21 +167,53 @@ def _json(own: Mapping[str, Figure]) -> dict[str, Any]:
     return {name: figure.metric().to_json() for name, figure in own.items()}
 
 
-def _mistakes(found: Outcomes, own: Floats) -> dict[str, float]:
+def _mistakes(found: Outcomes, own: Bools) -> dict[str, float]:
     """Give the share of a cell's images that each wrong modality got, largest first."""
     wrong = [found.taken_for[p] for p in np.flatnonzero(own) if found.taken_for[p] != found.cell[p][1]]
     shares = {name: round(wrong.count(name) / int(own.sum()), 3) for name in set(wrong)}
-    return dict(sorted(shares.items(), key=lambda pair: -pair[1]))
+    return dict(sorted(shares.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
-def _turned_away(outcomes: Sequence[Mapping[str, Any]], facts: Facts, resamples: int, seed: int) -> dict[str, Any]:
-    """Give the share that the whole gate and its probability alone turn away."""
+def turned_away(outcomes: Sequence[Fold], facts: Facts, idea: str, resamples: int, seed: int) -> dict[str, Any]:
+    """Give the share of images of a modality never trained on that a gate turns away, and how its score parts them.
+
+    Returns:
+        `rejected`; `seen_rejected`, the same share of test images of the training sources, which the gate should take;
+        `auroc` of the score between the two, averaged over seeds; and `taken_for`.
+    """
     result: dict[str, Any] = {}
-    for gate in ("accepted", "sure"):
-        found = pooled(outcomes, facts, "unseen", accepted=gate)
-        patients = [facts.patient[row] for row in found.row]
+    for name, part in (("rejected", "unseen"), ("seen_rejected", "seen")):
+        found = pooled(outcomes, facts, part, idea)
         away = 1 - found.accepted
-        draws = Resampler(patients, resamples=resamples, seed=seed).means(away)
-        result[f"rejected_{gate}"] = Figure(float(away.mean()), draws, len(away)).metric().to_json()
-        result["taken_for"] = _mistakes(found, np.ones(len(away), dtype=bool))
+        draws = Resampler([facts.patient[row] for row in found.row], resamples=resamples, seed=seed).means(away)
+        result[name] = Figure(float(away.mean()), draws, len(away)).metric().to_json()
+        if part == "unseen":
+            result["taken_for"] = _mistakes(found, np.ones(len(away), dtype=bool))
+    parts = [_parted(one, facts, resamples, seed) for one in outcomes]
+    values, draws = np.mean([value for value, _ in parts]), np.mean([drawn for _, drawn in parts], axis=0)
+    result["auroc"] = Figure(float(values), draws, result["rejected"]["n"]).metric().to_json()
+    return result
+
+
+def _parted(one: Fold, facts: Facts, resamples: int, seed: int) -> tuple[float, Floats]:
+    """Give the AUROC of one fold's score, known above unknown, with its bootstrap draws."""
+    rows = one["seen"]["rows"] + one["unseen"]["rows"]
+    scores = np.array(one["seen"]["score"] + one["unseen"]["score"])
+    known = np.arange(len(rows)) < len(one["seen"]["rows"])
+    resampler = Resampler([facts.patient[row] for row in rows], resamples=resamples, seed=seed)
+    return float(auroc(scores, known)), resampler.draws(lambda weights: auroc(scores, known, weights))
+
+
+def _idea(
+    known: Sequence[Fold], unknown: Sequence[Fold], facts: Facts, idea: str, resamples: int, seed: int
+) -> dict[str, Any]:
+    """Give what one way to set the gate takes, how much of that is right, and what it turns away."""
+    result: dict[str, Any] = {}
+    if known:
+        figures = recalls(pooled(known, facts, "unseen", idea), facts, resamples, seed)["figures"]
+        result |= {name: value for name, value in figures.items() if name.startswith(("coverage", "accepted"))}
+    away = [1 - float(np.mean(one["unseen"]["accepted"][idea])) for one in unknown]
+    result["never_trained"] = float(np.mean(away)) if away else None
+    pictures = [1 - float(np.mean(one["pictures"]["accepted"][idea])) for one in (*known, *unknown)]
+    result["pictures"] = round(float(np.mean(pictures)), 4)
     return result

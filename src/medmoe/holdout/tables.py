@@ -5,75 +5,87 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+_HEAD = ("modality", "n", "recall", "taken", "right among taken")
+
 
 def write_page(results: Mapping[str, Any]) -> str:
     """Word the summary of `summarise` as Markdown."""
-    parts = [f"# Held-out sources\n\n{results['folds']} trainings, each with {results['seeds']} seeds.\n"]
+    parts = [
+        f"# Held-out sources\n\n{results['folds']} times something left out, each with {results['seeds']} seeds.\n"
+    ]
     if "sources" in results:
-        whole, sure = results["sources"]["accepted"], results["sources"]["sure"]
-        parts.append("## Means\n\n" + _means(whole, sure, results["seen"]))
+        whole = results["sources"]
+        parts.append("## Means\n\n" + _means(whole["figures"], results["seen"]))
         parts.append("## By modality\n\n" + _table(_HEAD, (_row(n, o) for n, o in whole["modalities"].items())))
         head = ("source", *_HEAD, "taken for")
         rows = ((c["source"], *_row(c["modality"], c), _shares(c["taken_for"])) for c in whole["cells"])
         parts.append("## By source left out\n\n" + _table(head, rows))
     if results["never_trained"]:
-        head = ("left out", "n", "turned away", "by probability alone", "taken for")
-        rows = (
-            (
-                name,
-                str(own["rejected_accepted"]["n"]),
-                figure(own["rejected_accepted"]),
-                figure(own["rejected_sure"]),
-                _shares(own["taken_for"]),
-            )
-            for name, own in results["never_trained"].items()
-        )
-        parts.append("## Modalities never trained on\n\n" + _table(head, rows))
-    away = results["pictures"]
-    parts.append(
-        f"Generated pictures that are no medical images: {away['rejected_accepted']:.3f} turned away, "
-        f"{away['rejected_sure']:.3f} by probability alone.\n"
-    )
+        parts.append("## Modalities never trained on\n\n" + _never(results["never_trained"]))
+    parts.append("## Ways to set the gate\n\n" + _ideas(results["ideas"]))
+    parts.append(f"Generated pictures that are no medical images: {results['pictures']:.3f} turned away.\n")
     return "\n".join(parts)
 
 
-_HEAD = ("modality", "n", "recall", "taken", "right among taken")
+def figure(value: Mapping[str, Any] | None) -> str:
+    """Word a figure with its interval."""
+    if value is None:
+        return "–"
+    if value["low"] is None:
+        return f"{value['value']:.3f}"
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
 def _row(name: str, own: Mapping[str, Any]) -> tuple[str, ...]:
-    right = figure(own["accepted_right"]) if "accepted_right" in own else "–"
-    return (name, str(own["recall"]["n"]), figure(own["recall"]), figure(own["coverage"]), right)
+    values = (figure(own.get(key)) for key in ("recall", "coverage", "accepted_right"))
+    return (name, str(own["recall"]["n"]), *values)
 
 
-def _means(whole: Mapping[str, Any], sure: Mapping[str, Any], seen: Mapping[str, Any]) -> str:
+def _means(own: Mapping[str, Any], seen: Mapping[str, Any]) -> str:
     rows = []
     for kind, words in (("modalities", "over modalities"), ("cells", "over sources and modalities")):
-        own = whole["figures"]
-        if f"recall/{kind}" not in own:
-            continue
-        alone = sure["figures"].get(f"accepted_right/{kind}")
-        rows.append(
-            (
-                words,
-                figure(own[f"recall/{kind}"]),
-                figure(own[f"coverage/{kind}"]),
-                figure(own[f"accepted_right/{kind}"]) if f"accepted_right/{kind}" in own else "–",
-                figure(sure["figures"][f"coverage/{kind}"]),
-                figure(alone) if alone else "–",
-                figure(seen[f"recall/{kind}"]) if f"recall/{kind}" in seen else "–",
-            )
-        )
-    head = ("mean", "recall", "taken", "right among taken", "taken by probability alone", "right among these")
-    chance = whole["figures"]["controls"]
+        values = [own.get(f"{name}/{kind}") for name in ("recall", "coverage", "accepted_right")]
+        rows.append((words, *(figure(value) for value in values), figure(seen.get(f"recall/{kind}"))))
+        over = [_over(value) for value in values]
+        if any(over):
+            rows.append(("… other sources drawn", *(words or "–" for words in over), ""))
+    chance = own["controls"]
     note = f"\nChance {chance['chance']:.3f}, a constant answer {chance['majority']:.3f}.\n"
-    return _table((*head, "recall on seen sources"), rows) + note
+    return _table(("mean", "recall", "taken", "right among taken", "recall on seen sources"), rows) + note
 
 
-def figure(value: Mapping[str, Any]) -> str:
-    """Word a figure with its interval."""
-    if value["low"] is None:
-        return f"{value['value']:.3f}"
-    return f"{value['value']:.3f} ({value['low']:.3f}–{value['high']:.3f})"
+def _over(value: Mapping[str, Any] | None) -> str:
+    found = value is not None and "low_over_sources" in value
+    return f"[{value['low_over_sources']:.3f}, {value['high_over_sources']:.3f}]" if found and value else ""
+
+
+def _never(never: Mapping[str, Any]) -> str:
+    head = ("left out", "n", "turned away", "seen sources turned away", "AUROC", "taken for")
+    rows = [
+        (
+            name,
+            str(own["rejected"]["n"]),
+            *(figure(own[key]) for key in ("rejected", "seen_rejected", "auroc")),
+            _shares(own["taken_for"]),
+        )
+        for name, own in never.items()
+    ]
+    return _table(head, rows)
+
+
+def _ideas(ideas: Mapping[str, Any]) -> str:
+    kinds = [f"{name}/{kind}" for name in ("coverage", "accepted_right") for kind in ("modalities", "cells")]
+    head = ("way", *(kind.replace("coverage", "taken").replace("accepted_right", "right") for kind in kinds))
+    rows = [
+        (
+            name,
+            *(figure(own.get(kind)) for kind in kinds),
+            "–" if own["never_trained"] is None else f"{own['never_trained']:.3f}",
+            f"{own['pictures']:.3f}",
+        )
+        for name, own in ideas.items()
+    ]
+    return _table((*head, "unknown modalities away", "pictures away"), rows)
 
 
 def _shares(shares: Mapping[str, float]) -> str:

@@ -21,7 +21,7 @@ def router() -> RunConfig:
         model=ModelConfig(
             vision=VisionConfig(name="descriptor", image_size=96),
             text=TextConfig(name="tiny", width=32, depth=1, heads=2, vocab_size=256, max_words=16),
-            router=RouterConfig(train="image", infer="image", hidden=64),
+            router=RouterConfig(train="image", infer="image", hidden=512),
             experts=ExpertConfig(shared=1, special=False, width=16, grid=1, levels=(0,), kernel=1, layers=0),
             embed_dim=32,
         ),
