@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medmoe.config import RunConfig
@@ -109,7 +110,7 @@ def fit_router(
     weight, bias = moments.head(every)
     means, inverse = moments.near(every)
     source = np.array([facts.source[row] for row in asked])
-    scale, heard = hear(router, moments, bank.plain[asked], source, target[asked])
+    scale, heard = hear(router, moments, bank.plain[asked], source, target[asked], where=fold.name)
     router.head.second.weight.copy_(weight * scale)
     router.head.second.bias.copy_(bias * scale)
     open_gate = Gate(1.0, 0.0, (-1e9,) * len(bias), means, inverse)
@@ -117,7 +118,13 @@ def fit_router(
 
 
 def hear(
-    router: BankRouter, moments: Moments, measures: Tensor, source: np.ndarray, target: Ints
+    router: BankRouter,
+    moments: Moments,
+    measures: Tensor,
+    source: NDArray[np.str_],
+    target: Ints,
+    *,
+    where: str = "",
 ) -> tuple[float, Heard]:
     """Leave each source and each modality out in turn, and ask about its images.
 
@@ -127,10 +134,14 @@ def hear(
         measures: [n, F] of images to ask about.
         source: [n] of each.
         target: [n] place of the modality of each.
+        where: Name of the fold, for errors.
 
     Returns:
         The factor that makes probabilities of the scores, chosen so that they fit the sources left out best; and what
         was heard.
+
+    Raises:
+        DataError: If no modality has two sources.
     """
     placed = router.placed(measures)
     hidden = router.hidden(placed)
@@ -150,7 +161,7 @@ def hear(
         known = np.isin(target[rows], sorted(left))
         distance = gate.signals(scores, placed[rows])[:, 1]
         parts.append(_Part(scores, distance, target[rows], np.full(len(rows), unit), known))
-    return _scaled(parts)
+    return _scaled(parts, where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +175,12 @@ class _Part:
     known: Bools
 
 
-def _scaled(parts: list[_Part]) -> tuple[float, Heard]:
-    """Choose the scale of the scores, and put together what was heard.
-
-    Raises:
-        DataError: If nothing could be left out.
-    """
+def _scaled(parts: list[_Part], where: str) -> tuple[float, Heard]:
+    """Choose the scale of the scores, and put together what was heard."""
     if not any(part.known.any() for part in parts):
         raise DataError(
-            "no modality has two sources, so that nothing tells how sure a router is at a site it doesn't know",
+            "no modality has two sources to learn from, so that nothing tells how sure to be at a site never seen",
+            where=where,
             remedy="give images of more sources",
         )
     scores, distance = torch.cat([part.scores for part in parts]), torch.cat([part.distance for part in parts])
