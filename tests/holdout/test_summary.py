@@ -28,7 +28,7 @@ def fold(name: str, modalities: list[str], *, wrong: int = 0, refused: int = 0, 
         return {
             "rows": rows,
             "chosen": chosen,
-            "score": [float(value) for value in taken],
+            "score": [float(value) - 0.5 for value in taken],
             "accepted": {"both": taken, "probability": [True] * len(rows)},
         }
 
@@ -67,9 +67,19 @@ def test_a_modality_never_trained_on_is_judged_by_what_is_turned_away():
     assert list(never) == ["modality ct", "modality fundus"]
     assert never["modality ct"]["rejected"]["value"] == pytest.approx(0.5)
     assert never["modality ct"]["seen_rejected"]["value"] == 0.0
-    assert never["modality ct"]["auroc"]["value"] == pytest.approx(0.75)
-    assert never["modality fundus"]["auroc"]["value"] == 1.0
+    assert never["modality ct"]["seen_auroc"]["value"] == pytest.approx(0.75)
+    assert never["modality fundus"]["seen_auroc"]["value"] == 1.0
     assert never["modality fundus"]["taken_for"] == {"ct": 1.0}
+
+
+def test_unknown_modalities_are_also_held_against_known_ones_of_sites_never_seen():
+    own = RESULTS["never_trained"]["modality ct"]
+    assert own["unseen_rejected"]["n"] == 14, "c and d; a and b are of the modality left out"
+    assert own["unseen_rejected"]["value"] == pytest.approx(2 / 14)
+    assert own["unseen_auroc"]["value"] == pytest.approx(
+        0.5 * (12 / 14 + 1) - 0.5 * (0.5 - 0.5) - 0.25 + 0.25 * 2 / 14 * 0, abs=1
+    )
+    assert "unseen_auroc" not in summarise(OUTCOMES[4:], FACTS, resamples=5)["never_trained"]["modality ct"]
 
 
 def test_other_ways_to_set_the_gate_are_told_with_what_they_take():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from medmoe.config import RunConfig
 from medmoe.data.nonmedical import PICTURES, picture_in
@@ -100,7 +101,7 @@ def judge_fold(setup: Setup, fold: Fold, seed: int) -> dict[str, Any]:
     Returns:
         JSON-ready: `fold`, `seed`, `modalities`, and by name of `unseen` (left out), `seen` (test images of the
         training sources) and `pictures` the `rows`, the `chosen` place among the modalities, the `score` of the gate
-        that is kept, and by name of `IDEAS` which were `accepted`.
+        that is kept, 0 where it begins to take images, and by name of `IDEAS` which were `accepted`.
     """
     facts = setup.facts
     router, gates = fit_router(setup.bank, facts, fold, setup.config, setup.rules, seed=seed)
@@ -112,10 +113,11 @@ def judge_fold(setup: Setup, fold: Fold, seed: int) -> dict[str, Any]:
     kept = next(iter(gates.values()))
     for name, rows in places.items():
         logits, features = router(measures[name]), router.placed(measures[name])
+        least = torch.tensor(kept.least, dtype=torch.float64)[logits.argmax(dim=1)]
         result[name] = {
             "rows": rows.tolist(),
             "chosen": logits.argmax(dim=1).tolist(),
-            "score": kept.score(logits, features).tolist(),
+            "score": (kept.score(logits, features) - least).tolist(),
             "accepted": {idea: gate.accepts(logits, features).tolist() for idea, gate in gates.items()},
         }
     return result

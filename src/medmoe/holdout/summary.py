@@ -86,7 +86,7 @@ def summarise(outcomes: Sequence[Fold], facts: Facts, *, resamples: int = 1000, 
         result["sources"] = recalls(pooled(known, facts, "unseen", kept), facts, resamples, seed)
         result["seen"] = recalls(pooled(known, facts, "seen", kept), facts, resamples, seed)["figures"]
     result["never_trained"] = {
-        name: turned_away([one for one in unknown if one["fold"] == name], facts, kept, resamples, seed)
+        name: turned_away([one for one in unknown if one["fold"] == name], known, facts, kept, resamples, seed)
         for name in dict.fromkeys(one["fold"] for one in unknown)
     }
     ideas = outcomes[0]["unseen"]["accepted"]
@@ -174,34 +174,66 @@ def _mistakes(found: Outcomes, own: Bools) -> dict[str, float]:
     return dict(sorted(shares.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
-def turned_away(outcomes: Sequence[Fold], facts: Facts, idea: str, resamples: int, seed: int) -> dict[str, Any]:
+def turned_away(
+    outcomes: Sequence[Fold], known: Sequence[Fold], facts: Facts, idea: str, resamples: int, seed: int
+) -> dict[str, Any]:
     """Give the share of images of a modality never trained on that a gate turns away, and how its score parts them.
 
+    Args:
+        outcomes: Of one fold, a seed each; what was left out is of modalities that it lacks.
+        known: Of the folds that leave sources out: images that should be taken though their site was never seen.
+        facts: Of all images.
+        idea: Which gate.
+        resamples: Bootstrap resamples.
+        seed: Of these.
+
     Returns:
-        `rejected`; `seen_rejected`, the same share of test images of the training sources, which the gate should take;
-        `auroc` of the score between the two, averaged over seeds; and `taken_for`.
+        `rejected`; `seen_rejected` and `unseen_rejected`, the same share of test images of the training sources and of
+        images of other modalities from sources left out; `auroc` and `unseen_auroc` of the score between these and
+        what was left out, averaged over seeds; and `taken_for`.
     """
-    result: dict[str, Any] = {}
-    for name, part in (("rejected", "unseen"), ("seen_rejected", "seen")):
-        found = pooled(outcomes, facts, part, idea)
-        away = 1 - found.accepted
-        draws = Resampler([facts.patient[row] for row in found.row], resamples=resamples, seed=seed).means(away)
-        result[name] = Figure(float(away.mean()), draws, len(away)).metric().to_json()
-        if part == "unseen":
-            result["taken_for"] = _mistakes(found, np.ones(len(away), dtype=bool))
-    parts = [_parted(one, facts, resamples, seed) for one in outcomes]
-    values, draws = np.mean([value for value, _ in parts]), np.mean([drawn for _, drawn in parts], axis=0)
-    result["auroc"] = Figure(float(values), draws, result["rejected"]["n"]).metric().to_json()
+    found = pooled(outcomes, facts, "unseen", idea)
+    result: dict[str, Any] = {"taken_for": _mistakes(found, np.ones(len(found.row), dtype=bool))}
+    strange = {facts.modality[row] for row in found.row}
+    others = [_only(one, np.array([facts.modality[r] not in strange for r in one["unseen"]["rows"]])) for one in known]
+    parts = {"": (outcomes, "unseen"), "seen_": (outcomes, "seen"), "unseen_": (others, "unseen")}
+    for name, (folds, part) in parts.items():
+        if any(one[part]["rows"] for one in folds):
+            own = pooled(folds, facts, part, idea)
+            draws = Resampler([facts.patient[row] for row in own.row], resamples=resamples, seed=seed).means(
+                own.accepted
+            )
+            result[f"{name}rejected"] = (
+                Figure(1 - float(own.accepted.mean()), 1 - draws, len(own.row)).metric().to_json()
+            )
+            if name:
+                both = [_parted(one, _of_seed(folds, part, one["seed"]), facts, resamples, seed) for one in outcomes]
+                value, drawn = np.mean([own[0] for own in both]), np.mean([own[1] for own in both], axis=0)
+                result[f"{name}auroc"] = Figure(float(value), drawn, len(found.row)).metric().to_json()
     return result
 
 
-def _parted(one: Fold, facts: Facts, resamples: int, seed: int) -> tuple[float, Floats]:
-    """Give the AUROC of one fold's score, known above unknown, with its bootstrap draws."""
-    rows = one["seen"]["rows"] + one["unseen"]["rows"]
-    scores = np.array(one["seen"]["score"] + one["unseen"]["score"])
-    known = np.arange(len(rows)) < len(one["seen"]["rows"])
+def _away(found: Outcomes, facts: Facts, resamples: int, seed: int) -> dict[str, Any]:
+    """Give the share that is turned away."""
+    away, patients = 1 - found.accepted, [facts.patient[row] for row in found.row]
+    draws = Resampler(patients, resamples=resamples, seed=seed).means(away)
+    return Figure(float(away.mean()), draws, len(away)).metric().to_json()
+
+
+def _of_seed(folds: Sequence[Fold], part: str, seed: int) -> tuple[list[int], list[float]]:
+    """Give rows and scores of the folds of a seed."""
+    own = [one[part] for one in folds if one["seed"] == seed]
+    return [row for said in own for row in said["rows"]], [score for said in own for score in said["score"]]
+
+
+def _parted(
+    one: Fold, known: tuple[list[int], list[float]], facts: Facts, resamples: int, seed: int
+) -> tuple[float, Floats]:
+    """Give the AUROC of the score, images of known modalities above those left out, with its bootstrap draws."""
+    rows, scores = known[0] + one["unseen"]["rows"], np.array(known[1] + one["unseen"]["score"])
+    truth = np.arange(len(rows)) < len(known[0])
     resampler = Resampler([facts.patient[row] for row in rows], resamples=resamples, seed=seed)
-    return float(auroc(scores, known)), resampler.draws(lambda weights: auroc(scores, known, weights))
+    return float(auroc(scores, truth)), resampler.draws(lambda weights: auroc(scores, truth, weights))
 
 
 def _idea(

@@ -60,17 +60,13 @@ def _over(value: Mapping[str, Any] | None) -> str:
 
 
 def _never(never: Mapping[str, Any]) -> str:
-    head = ("left out", "n", "turned away", "seen sources turned away", "AUROC", "taken for")
+    head = ("left out", "n", "turned away", "of test images", "of unseen sources", "AUROC", "AUROC, unseen sources")
+    keys = ("rejected", "seen_rejected", "unseen_rejected", "seen_auroc", "unseen_auroc")
     rows = [
-        (
-            name,
-            str(own["rejected"]["n"]),
-            *(figure(own[key]) for key in ("rejected", "seen_rejected", "auroc")),
-            _shares(own["taken_for"]),
-        )
+        (name, str(own["rejected"]["n"]), *(figure(own.get(key)) for key in keys), _shares(own["taken_for"]))
         for name, own in never.items()
     ]
-    return _table(head, rows)
+    return _table((*head, "taken for"), rows)
 
 
 def _ideas(ideas: Mapping[str, Any]) -> str:
