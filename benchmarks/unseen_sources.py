@@ -95,8 +95,8 @@ ARMS = {
     "square": Arm("colour", "resized to a square, the aspect lost", change=squashed),
     "stretched": Arm("colour", "grey levels stretched to each image's own range", change=stretched),
     "augmented": Arm("colour", "four changed views of each image too", views=5),
-    "unbalanced": Arm("augmented", "modalities as often as they come", views=5, balance=0.0),
-    "shuffled": Arm("augmented", "control: labels of the training images shuffled", views=5, shuffled=True),
+    "unbalanced": Arm("colour", "modalities as often as they come", balance=0.0),
+    "shuffled": Arm("colour", "control: labels of the training images shuffled", shuffled=True),
 }
 
 

@@ -22,7 +22,7 @@ def holdout(
     out: Annotated[Path, typer.Option(help="Folder of all folds; what is done in it isn't run again.")],
     recipe: Annotated[str, typer.Option(help="Recipe with a descriptor as image encoder.")] = "router",
     seeds: Annotated[int, typer.Option(help="How many seeds, from 0.", min=1)] = 3,
-    views: Annotated[int, typer.Option(help="How often each image is measured, the first time as it is.", min=1)] = 6,
+    views: Annotated[int, typer.Option(help="How often each image is measured: as it is, then changed.", min=1)] = 1,
     together: Annotated[
         int | None, typer.Option(help="Leave the sources out in so many groups, not one by one.", min=2)
     ] = None,
