@@ -2,9 +2,8 @@
 
     python benchmarks/unseen_sources.py MANIFEST --out DIR
 
-Sources are left out in groups, which is harder than one by one and takes five trainings instead of dozens. Each arm
-differs in a single point from an arm above it, which the table names; the gate is set in all that measure. `network`
-trains the small convolutional encoder on the pixels, where the others measure.
+Sources are left out in five groups, which is harder than one by one. Each arm differs in a single point from an arm
+above it, which the table names; the gate is set in all of them.
 """
 
 from __future__ import annotations
@@ -15,20 +14,16 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from medmoe.config import RunConfig, VisionConfig
+from medmoe.config import RunConfig
 from medmoe.data.sources.base import ChangedSource, Source
 from medmoe.data.sources.concat import ConcatSource, open_source
-from medmoe.data.sources.remembered import RememberedSource
-from medmoe.data.sources.rows import Rows
 from medmoe.encoders.descriptor import MEASURES, Descriptor
-from medmoe.evaluate import gather
 from medmoe.holdout.bank import Bank, Measuring, make_bank
 from medmoe.holdout.folds import Facts, Fold, make_folds
 from medmoe.holdout.model import blank_model, measuring_of
@@ -37,8 +32,7 @@ from medmoe.holdout.setting import Rules
 from medmoe.holdout.summary import summarise
 from medmoe.holdout.tables import figure
 from medmoe.recipes import RECIPES
-from medmoe.rundir import RunFolder, git_commit, machine
-from medmoe.train import fit
+from medmoe.rundir import git_commit, machine
 from medmoe.types import Sample
 
 SPLITS = ("train", "val", "test")
@@ -58,7 +52,6 @@ class Arm:
         views: How often an image is measured.
         balance: Of the modalities.
         shuffled: Whether the modalities of the training images are dealt out at random.
-        augment: Strength of augmentation of the network that learns from pixels; None: images are measured.
     """
 
     against: str
@@ -68,7 +61,6 @@ class Arm:
     views: int = 1
     balance: float = 1.0
     shuffled: bool = False
-    augment: float | None = None
 
 
 def squashed(index: int, sample: Sample) -> Sample:
@@ -88,9 +80,7 @@ def stretched(index: int, sample: Sample) -> Sample:
 
 
 ARMS = {
-    "network": Arm("", "a small convolutional network learns from the pixels", augment=0.0),
-    "network, augmented": Arm("network", "its images are augmented", augment=2.0),
-    "grey": Arm("network", "fixed measures in the network's place, none of colour", measures=GREY),
+    "grey": Arm("", "measures of grey levels, layout and texture alone", measures=GREY),
     "colour": Arm("grey", "measures of colour too"),
     "square": Arm("colour", "resized to a square, the aspect lost", change=squashed),
     "stretched": Arm("colour", "grey levels stretched to each image's own range", change=stretched),
@@ -129,8 +119,8 @@ class World:
         return Bank(bank.measures[..., columns(arm.measures)])
 
 
-def measured(world: World, arm: Arm) -> list[dict[str, Any]]:
-    """Judge an arm that measures."""
+def judge(world: World, arm: Arm) -> list[dict[str, Any]]:
+    """Judge an arm on every group left out, with every seed."""
     bank, facts = world.bank(arm), world.facts
     if arm.shuffled:
         order = np.random.default_rng(0).permutation(np.flatnonzero(facts.where("train")))
@@ -141,40 +131,6 @@ def measured(world: World, arm: Arm) -> list[dict[str, Any]]:
     config = world.config.model_copy(update={"data": data})
     setup = Setup(facts, bank, Bank(bank.measures[:1, :1]), config, Rules())
     return [judge_fold(setup, fold, seed) for fold in world.folds for seed in range(world.seeds)]
-
-
-def network(world: World, arm: Arm, out: Path) -> list[dict[str, Any]]:
-    """Train the small convolutional encoder without each group, one seed, and judge it; nothing is turned away."""
-    vision = VisionConfig(name="tiny", image_size=64, channels=(24, 48, 96, 128))
-    base = world.config
-    experts = base.model.experts.model_copy(update={"levels": (3,)})
-    data = {"batch_size": 64, "augment": arm.augment, "crop": 0.0, "workers": 0}
-    train = {"steps": 350, "lr": 4e-3, "weight_decay": 0.05, "save_every": 350}
-    small = RememberedSource(world.source, world.measuring.preprocess.shrink, megabytes=1000)
-    return [_learn(small, world.facts, fold, base, (vision, experts, data, train), out) for fold in world.folds]
-
-
-def _learn(source: Source, facts: Facts, fold: Fold, base: RunConfig, changes: Any, out: Path) -> dict[str, Any]:
-    vision, experts, data, settings = changes
-    model = base.model.model_copy(update={"modalities": fold.modalities, "vision": vision, "experts": experts})
-    config = base.model_copy(
-        update={
-            "model": model,
-            "data": base.data.model_copy(update=data),
-            "train": base.train.model_copy(update=settings),
-        }
-    )
-    train = np.flatnonzero(~fold.out & facts.where("train") & (fold.target(facts) >= 0))
-    run = RunFolder(out / fold.name.replace(" ", "-"), resume=True)
-    trained = fit(config, train=Rows(source, train.tolist()), val=None, run=run)
-    result: dict[str, Any] = {"fold": fold.name, "seed": 0, "modalities": list(fold.modalities)}
-    known = np.array([name in fold.modalities for name in facts.modality])
-    rows = {"unseen": np.flatnonzero(fold.out & known), "seen": np.flatnonzero(~fold.out & facts.where("test"))}
-    for name, own in rows.items():
-        said = gather(trained, Rows(source, own.tolist()), workers=0).image_logits.softmax(1).max(1)
-        result[name] = {"rows": own.tolist(), "chosen": said.indices.tolist()}
-        result[name] |= {"score": said.values.tolist(), "accepted": {"all": [True] * len(own)}}
-    return result | {"pictures": {"accepted": {"all": [True]}}}
 
 
 def make_world(manifest: str, out: Path, cache: Path | None, seeds: int) -> World:
@@ -203,7 +159,6 @@ def main() -> None:
         arm, path = ARMS[name.strip()], path_of(options.out, name.strip())
         if not path.is_file():
             begun = time.perf_counter()
-            judge = measured if arm.augment is None else partial(network, out=options.out / path.stem)
             result = summarise(judge(world, arm), world.facts)
             result |= {"arm": name.strip(), "git_commit": git_commit(), "machine": machine()}
             path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -213,7 +168,7 @@ def main() -> None:
 
 def path_of(out: Path, name: str) -> Path:
     """Give the file of an arm's figures."""
-    return out / f"{name.replace(', ', '-')}.json"
+    return out / f"{name}.json"
 
 
 def table(out: Path) -> str:
@@ -234,8 +189,7 @@ def table(out: Path) -> str:
             result: Mapping[str, Any] = json.loads(path_of(out, name).read_text(encoding="utf-8"))
             own, seen = result["sources"]["figures"], result["seen"]["recall/modalities"]
             values = [own["recall/modalities"], own["recall/cells"], seen]
-            gate = [own.get(f"{kind}/modalities") for kind in ("coverage", "accepted_right")]
-            values += gate if arm.augment is None else [None, None]
+            values += [own.get(f"{kind}/modalities") for kind in ("coverage", "accepted_right")]
             lines.append(
                 " | ".join([f"`{name}`", f"`{arm.against}`" if arm.against else "–", arm.what, *map(figure, values)])
             )

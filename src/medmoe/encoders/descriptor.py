@@ -1,7 +1,7 @@
 """A fixed description of an image: colour, grey levels, layout and texture in some 200 numbers that no data shaped.
 
-A network trained on a handful of sites learns to know the sites. These measures have no weights to fit to them; only
-the few that standardise them, and the router's head, are learnt.
+A network trained on a handful of sites may learn to know the sites. These measures have no weights to fit to them; only
+the few numbers that standardise them, and the router's head, are learnt.
 """
 
 from __future__ import annotations

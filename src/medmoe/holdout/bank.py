@@ -1,6 +1,6 @@
 """A bank of measured images: each described once as it is and a few times changed, since what describes never learns.
 
-Training a head on it takes seconds, so that leaving out every source in turn, over several seeds, is affordable.
+Fitting a head to it takes a moment, so that leaving out every source in turn, over several seeds, is affordable.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """One training and what it doesn't see.
+    """One router and what it doesn't see.
 
     Attributes:
         name: Such as `source busi`.
@@ -85,7 +85,7 @@ def make_folds(facts: Facts, *, together: int | None = None, modalities: bool = 
 
     Args:
         facts: Of all samples.
-        together: Deal the sources into so many groups, each left out as one, instead of one by one: fewer trainings,
+        together: Deal the sources into so many groups, each left out as one, instead of one by one: fewer folds,
             and a harder question, since fewer sites are left to learn from.
         modalities: Whether each modality is also left out as a whole; a source that is all there is of a modality
             then isn't left out a second time.

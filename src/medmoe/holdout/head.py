@@ -77,8 +77,8 @@ def cell_weights(modality: Ints, counts: Ints, *, balance: float = 1.0) -> Float
         counts: [C] images of each cell; one without counts nothing.
         balance: Share of the modalities: 0 as they come, 1 equal.
 
-    >>> cell_weights(np.array([0, 0, 1]), np.array([9, 1, 4])) @ np.array([9, 1, 4])
-    1.0
+    >>> (cell_weights(np.array([0, 0, 1]), np.array([9, 1, 4])) * np.array([9, 1, 4])).tolist()
+    [0.375, 0.125, 0.5]
     """
     weights = np.zeros(len(counts))
     there = counts > 0

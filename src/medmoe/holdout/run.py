@@ -34,7 +34,7 @@ class Setup:
         facts: Of all images.
         bank: Their measures.
         pictures: Measures of pictures that are no medical images.
-        config: How to train.
+        config: The router's width, and how modalities are balanced.
         rules: What the gate is to do.
         images: Fingerprint of the images and how they were measured.
     """
