@@ -8,8 +8,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medmoe.data.preprocess import NO_PIXELS
 from medmoe.errors import ConfigError, DataError
@@ -71,7 +73,7 @@ class RandomCrop:
         return dataclasses.replace(sample, image=np.ascontiguousarray(image), boxes=None, mask=None, gaze=None)
 
 
-def _coarse(image: np.ndarray, longest: int) -> np.ndarray:  # type: ignore[type-arg]
+def _coarse(image: NDArray[Any], longest: int) -> NDArray[Any]:
     """Keep every n-th row and column, so that the longest side has about so many pixels, each the mean of its block."""
     step = max(image.shape[:2]) // longest
     height, width = (side // step * step if step else 0 for side in image.shape[:2])
@@ -79,4 +81,5 @@ def _coarse(image: np.ndarray, longest: int) -> np.ndarray:  # type: ignore[type
         return image
     blocks = image[:height, :width].reshape(height // step, step, width // step, step, *image.shape[2:])
     means = blocks.mean(axis=(1, 3))
-    return np.rint(means).astype(image.dtype) if image.dtype == np.uint8 else means.astype(image.dtype)
+    coarse: NDArray[Any] = (np.rint(means) if image.dtype == np.uint8 else means).astype(image.dtype)
+    return coarse

@@ -66,13 +66,14 @@ class Descriptor(nn.Module):
 
     def describe(self, image: Tensor) -> Tensor:
         """Take the measures of [B, 3, H, W] normalised images: [B, F] float32."""
-        pixels = (image.float() * self.std + self.mean).clamp(0, 1)  # type: ignore[operator]
+        pixels: Tensor = (image.float() * self.std + self.mean).clamp(0, 1)  # type: ignore[operator]
         return torch.cat([MEASURES[name](pixels) for name in self.measures], dim=1)
 
     def place(self, described: Tensor) -> Tensor:
         """Standardise measures [B, F], extreme ones cut off."""
         standard: Tensor = self.standard(described)
-        return self.dropout(standard.clamp(-self.most, self.most))
+        kept: Tensor = self.dropout(standard.clamp(-self.most, self.most))
+        return kept
 
     def forward(self, image: Tensor) -> Pyramid:
         """Describe [B, 3, H, W] images: one level [B, F, 1, 1]."""
