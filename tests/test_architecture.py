@@ -26,7 +26,7 @@ TREES = {name: ast.parse(text) for name, text in TEXTS.items()}
 LEVELS = {
     "errors": 0,
     **dict.fromkeys(["types", "modalities"], 1),
-    **dict.fromkeys(["layers", "config", "distributed", "folder"], 2),
+    **dict.fromkeys(["layers", "config", "distributed", "folder", "gate"], 2),
     **dict.fromkeys(["data", "encoders", "experts", "heads"], 3),
     **dict.fromkeys(["model", "objectives", "optim", "checkpoint", "metrics", "rundir", "leaks"], 4),
     **dict.fromkeys(["tasks", "describe"], 5),
@@ -34,7 +34,7 @@ LEVELS = {
     **dict.fromkeys(["predictor", "evaluate", "embed", "doubts"], 7),
     **dict.fromkeys(["train", "index", "benchmarks"], 8),
     **dict.fromkeys(["serve", "recipes", "report", "doctor", "progress"], 9),
-    **dict.fromkeys(["summary", "ablation"], 10),
+    **dict.fromkeys(["summary", "ablation", "holdout"], 10),
     "cli": 11,
     "__main__": 12,
 }

@@ -1,8 +1,9 @@
 """What the pages say is so: their code runs, their commands and names exist, their links lead somewhere.
 
 A block of code under `<!-- test: run -->` is run, in the order of its page, in a folder with a small run (`runs/demo`),
-phantoms (`data/test`) and images with a manifest (`own`). Commands are shrunk to a few steps; what they print isn't
-looked at. To write the README's map of the code anew: `python tests/test_docs.py`.
+phantoms (`data/test`), images with a manifest (`own`) and one of several hospitals (`own/sites.csv`). Commands are
+shrunk to a few steps; what they print isn't looked at. To write the README's map of the code anew:
+`python tests/test_docs.py`.
 """
 
 from __future__ import annotations
@@ -42,12 +43,16 @@ NAME = re.compile(r"(?<![\w/.`-])`?(medmoe(?:\.[A-Za-z_]\w*)+)")
 SETTING = re.compile(r"""--set ['"]?([\w.]+)=""")
 MAP = re.compile(r"(?<=<!-- map -->\n).*?(?=<!-- /map -->)", re.S)
 # In the order of imports, each package as a whole.
-ORDER = "errors types modalities layers folder config data encoders experts model objectives optim checkpoint"
+ORDER = "errors types modalities layers folder gate config data encoders experts model objectives optim checkpoint"
 ORDER += (
     " metrics rundir leaks tasks describe build adapters predictor evaluate embed doubts benchmarks"
-    " train recipes doctor progress report summary ablation cli"
+    " train recipes doctor progress report summary ablation holdout cli"
     " __main__"
 )
+
+
+SMALL_ROUTER = ("--set", "model.vision.image_size=32", "--set", "model.router.hidden=32")
+SITES = ("xray", "fundus", "pathology")
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ def shrunk(words: list[str]) -> list[str]:
         ("train",): (*SMALL, "--workers", "0"),
         ("eval",): ("--workers", "0", "--resamples", "20"),
         ("embed",): ("--workers", "0"),
+        ("holdout",): ("--seeds", "1", "--views", "2", "--pictures", "6", "--resamples", "20", *SMALL_ROUTER),
         ("report",): ("--heatmaps", "2", "--resamples", "20"),
         ("data", "phantom"): ("--patients", "24", "--size", "32"),
     }
@@ -121,8 +127,21 @@ def world(tmp_path: Path, phantoms: Path, run: Path, monkeypatch: pytest.MonkeyP
             Image.open(phantoms / row["image"]).save(tmp_path / "own" / name)
             split = ("train", "val", "test")[int(row["patient_id"][-1]) % 3]
             table.writerow([name, row["text"], row["modality"], row["label"], row["patient_id"], split])
+    _write_sites(tmp_path / "own", phantoms)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def _write_sites(folder: Path, phantoms: Path) -> None:
+    """Write a manifest of three hospitals with three modalities, half of it for training."""
+    rows = [row for row in pq.read_table(phantoms / "manifest.parquet").to_pylist() if row["modality"] in SITES]
+    with (folder / "sites.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "modality", "source", "patient_id", "split"])
+        for number, row in enumerate(sorted(rows, key=lambda row: str(row["modality"]))):
+            split = ("train", "train", "val", "test")[number // 3 % 4]
+            source = ("north", "south", "west")[number % 3]
+            table.writerow([phantoms / row["image"], row["modality"], source, f"p{number}", split])
 
 
 @pytest.fixture

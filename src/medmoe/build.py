@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medmoe.config import ExpertConfig, ModelConfig, RouterConfig, RunConfig, TextConfig, VisionConfig, parse
+from medmoe.data.crops import RandomCrop
 from medmoe.data.loader import Loader
 from medmoe.data.preprocess import Preprocess
 from medmoe.data.sources.base import Source
@@ -23,7 +24,8 @@ from medmoe.errors import ConfigError, DataError, ModelError, unknown
 from medmoe.experts.low_rank import LowRankExpert
 from medmoe.experts.moe import EXPERTS, MixtureOfExperts
 from medmoe.experts.router import Router, RouterHead
-from medmoe.folder import CONFIG, PREPROCESS, WEIGHTS, Assets, find_folder, read_json, read_weights
+from medmoe.folder import CONFIG, GATE, PREPROCESS, WEIGHTS, Assets, find_folder, read_json, read_weights
+from medmoe.gate import Gate
 from medmoe.modalities import in_order, resolve
 from medmoe.model import MedVLM
 from medmoe.objectives import LOCAL_SIMILARITIES
@@ -34,6 +36,8 @@ def build_vision(config: VisionConfig) -> nn.Module:
     """Build an image encoder: a row of `VISION`, or else a timm name."""
     if config.name == "tiny":
         return VISION["tiny"](channels=config.channels, norm=config.norm)
+    if config.name == "descriptor":
+        return VISION["descriptor"](config.image_size, measures=config.measures)
     return VISION["timm"](config.name, image_size=config.image_size)
 
 
@@ -183,7 +187,10 @@ def load_model(path: Path | str) -> MedVLM:
         )
     put_weights(model, read_weights(folder / WEIGHTS), where=str(folder / WEIGHTS), remedy="save the model again")
     assert model.assets is not None
-    model.assets = Assets(config=model.assets.config, preprocess=saved, tokenizer=model.assets.tokenizer)
+    gate = read_json(folder / GATE) if (folder / GATE).is_file() else None
+    if gate is not None:
+        gate = Gate.from_dict(gate, where=str(folder / GATE)).to_dict()
+    model.assets = Assets(model.assets.config, preprocess=saved, tokenizer=model.assets.tokenizer, gate=gate)
     return model.eval()
 
 
@@ -279,6 +286,7 @@ def build_loader(
         batch_size=data.batch_size,
         train=train,
         augment=augment,
+        crop=RandomCrop(chance=data.crop) if train and data.crop > 0 else None,
         batching=data.batching,
         within_fraction=data.within_fraction,
         balance=data.balance,

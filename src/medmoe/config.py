@@ -23,16 +23,18 @@ class VisionConfig(Config):
     """The image encoder.
 
     Attributes:
-        name: `tiny`, or a timm backbone with `features_only` (`swin-t`, `resnet50`, …).
+        name: `tiny`, `descriptor`, or a timm backbone with `features_only` (`swin-t`, `resnet50`, …).
         image_size: Side of the square input in pixels.
         channels: C_l of `tiny`; other encoders know their own.
         norm: Norm of `tiny`: group, layer or batch.
+        measures: What `descriptor` takes: some of colour, grey_levels, layout and texture.
     """
 
     name: str = "tiny"
     image_size: int = Field(64, ge=32)
     channels: tuple[int, ...] = (32, 64, 128, 256)
     norm: str = "group"
+    measures: tuple[str, ...] = ("colour", "grey_levels", "layout", "texture")
 
 
 class TextConfig(Config):
@@ -164,6 +166,8 @@ class DataConfig(Config):
         balance: 0 samples modalities as they come, 1 equally often.
         augment: Strength of augmentation, 0 to switch it off.
         flip: Whether images may be mirrored; reports that say left or right become false.
+        crop: Share of the training images of which a random part is taken, mirrored or not; for training a router
+            without reports, of which findings are cropped away.
         workers: Loader processes.
         cache_mb: Megabytes of images, shrunk to the model's size, that each loader process keeps after reading them.
         on_bad_sample: `raise`, or `skip` into the run's quarantine.
@@ -176,6 +180,7 @@ class DataConfig(Config):
     balance: float = Field(0.0, ge=0, le=1)
     augment: float = Field(1.0, ge=0)
     flip: bool = False
+    crop: float = Field(0.0, ge=0, le=1)
     workers: int = Field(1, ge=0)
     cache_mb: int = Field(0, ge=0)
     on_bad_sample: Literal["raise", "skip"] = "raise"

@@ -4,6 +4,7 @@
 - model.safetensors: its weights
 - preprocess.json: how pixels become input, with a fingerprint
 - tokenizer.json and its settings: how reports become input
+- gate.json: which images the model turns away, where that was set
 - README.md: the model card
 """
 
@@ -24,6 +25,7 @@ from torch import Tensor
 from medmoe.errors import ModelError
 
 CONFIG, WEIGHTS, PREPROCESS, CARD = "config.json", "model.safetensors", "preprocess.json", "README.md"
+GATE = "gate.json"
 
 
 class SavesItself(Protocol):
@@ -42,11 +44,13 @@ class Assets:
         config: The model's configuration as plain values.
         preprocess: Declared preprocessing as plain values, with its fingerprint.
         tokenizer: The tokenizer.
+        gate: What the reject option needs, as plain values; None: the model has none.
     """
 
     config: dict[str, Any]
     preprocess: dict[str, Any]
     tokenizer: SavesItself
+    gate: dict[str, Any] | None = None
 
 
 def write_atomically(folder: Path, fill: Callable[[Path], None]) -> Path:
@@ -109,6 +113,8 @@ def fill_folder(folder: Path, weights: Mapping[str, Tensor], assets: Assets) -> 
     (folder / CONFIG).write_text(json.dumps(assets.config, indent=2) + "\n", encoding="utf-8")
     (folder / PREPROCESS).write_text(json.dumps(assets.preprocess, indent=2) + "\n", encoding="utf-8")
     assets.tokenizer.save(folder)
+    if assets.gate is not None:
+        (folder / GATE).write_text(json.dumps(assets.gate, indent=2) + "\n", encoding="utf-8")
     (folder / CARD).write_text(model_card(weights, assets), encoding="utf-8")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from torch import Tensor
 from medmoe.build import load_model, preprocess_of, tokenizer_of
 from medmoe.data.images import from_pillow, read_image
 from medmoe.errors import DataError, ModelError
+from medmoe.experts.router import image_statistics
+from medmoe.folder import GATE
+from medmoe.gate import Gate
 from medmoe.modalities import resolve
 from medmoe.model import MedVLM
 from medmoe.tasks.prompts import load_prompts
@@ -34,11 +37,13 @@ class Routed:
         modality: The most probable modality.
         probability: Its probability.
         probabilities: Of every modality.
+        accepted: Whether the model's gate takes the image; None: the model has no gate.
     """
 
     modality: str
     probability: float
     probabilities: dict[str, float]
+    accepted: bool | None = None
 
 
 class Predictor:
@@ -63,6 +68,8 @@ class Predictor:
         self.device, self.batch_size = device, batch_size
         self.tokenizer = tokenizer_of(model)
         self.preprocess = preprocess_of(model.assets.preprocess)
+        gate = model.assets.gate
+        self.gate = None if gate is None else Gate.from_dict(gate, where=GATE)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, *, device: str = "cpu") -> Predictor:
@@ -98,13 +105,14 @@ class Predictor:
         return torch.cat([_vector(self.embed_text(part), normalize=normalize) for part in parts]).cpu()
 
     def route(self, images: Sequence[Image] | Image) -> list[Routed]:
-        """Tell which modality each image is routed to, and how surely."""
-        logits = torch.cat([part.logits for part in self._embed(images)])
-        names, routed = self.model.modalities, []
-        for row in logits.softmax(dim=1).cpu():
-            best = int(row.argmax())
-            pairs = {name: float(value) for name, value in zip(names, row, strict=True)}
-            routed.append(Routed(names[best], float(row[best]), pairs))
+        """Tell which modality each image is routed to, how surely, and whether the model's gate takes it."""
+        routed, names = [], self.model.modalities
+        for logits, features in self._read(images):
+            taken = [None] * len(logits) if self.gate is None else self.gate.accepts(logits, features).tolist()
+            for row, accepted in zip(logits.softmax(dim=1), taken, strict=True):
+                best = int(row.argmax())
+                pairs = {name: float(value) for name, value in zip(names, row, strict=True)}
+                routed.append(Routed(names[best], float(row[best]), pairs, accepted))
         return routed
 
     @torch.inference_mode()
@@ -164,16 +172,27 @@ class Predictor:
         return self.model.encode_text(self.tokenizer(list(texts)).to(self.device))
 
     @torch.inference_mode()
+    def _read(self, images: Sequence[Image] | Image) -> list[tuple[Tensor, Tensor]]:
+        """Give the image router's scores [B, K] and what it read [B, F], batch by batch, on the CPU."""
+        found = []
+        for pixels in self._batches(images):
+            features = image_statistics(self.model.vision(pixels))
+            found.append((self.model.image_router(features).float().cpu(), features.cpu()))
+        return found
+
+    @torch.inference_mode()
     def _embed(self, images: Sequence[Image] | Image) -> list[ImageEmbedding]:
+        return [self.model.encode_image(pixels) for pixels in self._batches(images)]
+
+    def _batches(self, images: Sequence[Image] | Image) -> Iterator[Tensor]:
+        """Prepare images, batch by batch."""
         several = isinstance(images, (list, tuple)) or (isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4)
         many = images if several else [images]
         if not len(many):
             raise DataError("no images")
-        parts = []
         for start in range(0, len(many), self.batch_size):
             pixels = [self._pixels(many[i], i) for i in range(start, min(start + self.batch_size, len(many)))]
-            parts.append(self.model.encode_image(torch.stack(pixels).to(self.device)))
-        return parts
+            yield torch.stack(pixels).to(self.device)
 
     def _pixels(self, image: Image, index: int) -> Tensor:
         key = str(image) if isinstance(image, (str, Path)) else f"image {index}"

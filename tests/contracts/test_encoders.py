@@ -12,6 +12,7 @@ from medmoe.types import Tokens
 # How to build a small one of each row: a new row needs a line here.
 VISION_ROWS = {
     "tiny": lambda: VISION["tiny"]((4, 8, 8, 16)),
+    "descriptor": lambda: VISION["descriptor"](64),
     "timm": lambda: VISION["timm"]("resnet18", image_size=64),
 }
 BERT = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from medmoe.data.crops import RandomCrop
 from medmoe.data.loader import Loader
 from medmoe.data.preprocess import Preprocess
 from medmoe.data.text import ReportTokenizer
@@ -80,6 +81,7 @@ def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:
 
 OPTIONS = [
     {"augment": Augment()},
+    {"augment": Augment(), "crop": RandomCrop()},
     {"batching": "within", "balance": 0.7, "augment": Augment(strength=0.5)},
     {"on_bad_sample": "skip"},
 ]
@@ -119,6 +121,11 @@ def test_augmentation_differs_between_visits_of_a_sample() -> None:
     one, two = first(loader(Memory(1), batch_size=2, augment=Augment()), 2)
     images = [one.image[0], one.image[1], two.image[0], two.image[1]]
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(images, 2))
+
+
+def test_parts_of_an_image_are_taken_anew_at_each_visit() -> None:
+    one, two = first(loader(Memory(1), batch_size=1, crop=RandomCrop(chance=1.0, area=0.1)), 2)
+    assert not torch.equal(one.image, two.image)
 
 
 def test_sentences_are_drawn_in_training_and_all_kept_in_evaluation() -> None:
@@ -244,6 +251,7 @@ def test_the_time_waited_is_counted() -> None:
         ({"workers": -1}, "data.workers: -1"),
         ({"on_bad_sample": "skipp"}, "did you mean 'skip'"),
         ({"train": False, "augment": Augment()}, "training only"),
+        ({"train": False, "crop": RandomCrop()}, "training only"),
     ],
 )
 def test_a_wrong_option_is_told(options: dict, message: str) -> None:

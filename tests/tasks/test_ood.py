@@ -15,6 +15,7 @@ from medmoe.data.nonmedical import PICTURES
 from medmoe.errors import DataError
 from medmoe.tasks.base import Change, Evidence
 from medmoe.tasks.gate import (
+    acceptance_weights,
     accepts,
     energy_score,
     mahalanobis_score,
@@ -43,6 +44,26 @@ def test_nan_is_never_let_through() -> None:
     assert threshold_at(scores, 0.75) == 1
     assert threshold_at(scores, 1.0) == -np.inf
     assert accepts(scores, -np.inf).tolist() == [True, False, True, True]
+
+
+def test_signals_are_weighed_by_what_they_tell_of_being_right() -> None:
+    rng = np.random.default_rng(0)
+    signals = np.stack([rng.normal(size=2000), 5 * rng.normal(size=2000)], axis=1)
+    right = rng.random(2000) < 1 / (1 + np.exp(-(2 * signals[:, 0] - 0.4 * signals[:, 1])))
+    sure, near = acceptance_weights(signals, right, np.ones(2000))
+    assert (sure, near) == pytest.approx((2, 0.4), rel=0.15)
+    repeated = acceptance_weights(np.r_[signals, signals], np.r_[right, right], np.r_[np.ones(2000), np.ones(2000)])
+    assert repeated == pytest.approx((sure, near), rel=0.05)
+
+
+def test_a_signal_that_points_the_wrong_way_counts_nothing() -> None:
+    rng = np.random.default_rng(1)
+    signals = rng.normal(size=(500, 2))
+    right = signals[:, 0] + signals[:, 1] > 0  # the farther, the righter
+    sure, near = acceptance_weights(signals, right, np.ones(500))
+    assert sure > 0
+    assert near == 0
+    assert acceptance_weights(signals, np.ones(500, bool), np.ones(500)) == (1.0, 0.0)
 
 
 def test_feature_scores_need_finite_training_images_of_known_modalities() -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from medmoe.data.collate import collate
+from medmoe.data.crops import RandomCrop
 from medmoe.data.plan import Plan
 from medmoe.data.preprocess import Preprocess
 from medmoe.data.sources.base import Source
@@ -97,13 +98,14 @@ class _Reader(Dataset[_Parcel]):
         batch_size: int,
         plan: Plan | None,
         augment: Augment | None,
+        crop: RandomCrop | None,
         seed: int,
         skip: bool,
         foreign: bool,
     ) -> None:
         self.source, self.preprocess, self.tokenizer = source, preprocess, tokenizer
         self.modalities, self.batch_size, self.plan = modalities, batch_size, plan
-        self.augment, self.seed, self.skip, self.foreign = augment, seed, skip, foreign
+        self.augment, self.crop, self.seed, self.skip, self.foreign = augment, crop, seed, skip, foreign
 
     def __getitem__(self, step: int) -> _Parcel:
         bad: list[tuple[str, _Trouble]] = []
@@ -149,6 +151,8 @@ class _Reader(Dataset[_Parcel]):
         """Read and prepare a sample; None, and a note of why, when it is bad and bad ones are skipped."""
         try:
             sample = self.source[index]
+            if self.crop is not None and rng is not None:
+                sample = self.crop(sample, rng)
             if self.augment is not None and rng is not None:
                 sample = self.augment(self.preprocess.shrink(sample), rng)
             return self.preprocess(sample)
@@ -197,6 +201,7 @@ class Loader:
         batch_size: Samples in a batch; in evaluation the last batch may have fewer.
         train: Whether to shuffle without end, or to give each sample once.
         augment: Changes each sample, in training only.
+        crop: Takes a random part of samples before that, in training only.
         batching: `mixed` or `within`; see `Plan`, also for the next two.
         within_fraction: The part of a batch that comes from one modality.
         balance: How far the modalities' shares are evened out.
@@ -227,6 +232,7 @@ class Loader:
         batch_size: int,
         train: bool,
         augment: Augment | None = None,
+        crop: RandomCrop | None = None,
         batching: str = "mixed",
         within_fraction: float = 0.5,
         balance: float = 0.0,
@@ -238,8 +244,9 @@ class Loader:
         foreign: bool = False,
     ) -> None:
         _check(source, batch_size, seed, workers, on_bad_sample)
-        if augment is not None and not train:
-            raise ConfigError("augmentation is for training only", where="augment", remedy="leave it out")
+        for name, change in (("augment", augment), ("crop", crop)):
+            if change is not None and not train:
+                raise ConfigError("augmentation is for training only", where=name, remedy="leave it out")
         if foreign and train:
             raise ConfigError("foreign modalities are for evaluation only", where="foreign", remedy="leave it out")
         plan, count = None, len(source)
@@ -262,6 +269,7 @@ class Loader:
             batch_size=batch_size,
             plan=plan,
             augment=augment,
+            crop=crop,
             seed=seed,
             skip=on_bad_sample == "skip",
             foreign=foreign,

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medmoe.encoders.descriptor import Descriptor
 from medmoe.encoders.pretrained import LoadReport, load_matching
 from medmoe.errors import ModelError, unknown
 from medmoe.layers import NORMS
@@ -214,4 +215,8 @@ def _nearest(name: str) -> str:
     return f" (did you mean {', '.join(near)}?)" if near else ""
 
 
-VISION: dict[str, Callable[..., nn.Module]] = {"tiny": TinyPyramid, "timm": TimmPyramid}
+VISION: dict[str, Callable[..., nn.Module]] = {
+    "tiny": TinyPyramid,
+    "descriptor": Descriptor,
+    "timm": TimmPyramid,
+}

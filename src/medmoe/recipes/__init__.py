@@ -7,10 +7,12 @@ from functools import partial
 
 from medmoe.config import RunConfig
 from medmoe.recipes.medmoe import ARRANGEMENTS, arranged, medmoe, tiny
+from medmoe.recipes.router import router
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     "tiny": tiny,
     "medmoe": medmoe,
+    "router": router,
     **{name: partial(arranged, name) for name in ARRANGEMENTS},
 }
 

@@ -106,6 +106,28 @@ def neighbour_controls(known: tuple[Evidence, Ints], unknown: tuple[Evidence, In
     return controls
 
 
+def acceptance_weights(signals: Floats, right: Bools, weights: Floats) -> tuple[float, float]:
+    """Weigh log-odds against distance by logistic regression, so that what is right scores above what isn't.
+
+    Args:
+        signals: [n, 2] log-odds of the class named, and distance from it.
+        right: [n] whether it was right.
+        weights: [n] how much each image counts.
+
+    Returns:
+        The weights of log-odds and of nearness (minus the distance), 0 or more; 1 and 0 where neither tells right from
+        wrong, or all are one or the other.
+    """
+    from sklearn.linear_model import LogisticRegression  # takes long to import
+
+    if right.all() or not right.any():
+        return 1.0, 0.0
+    spread = signals.std(axis=0) + 1e-9
+    fitted = LogisticRegression(max_iter=1000).fit(signals / spread, right, sample_weight=weights / weights.mean())
+    sure, near = np.maximum(fitted.coef_[0] / spread * (1, -1), 0).tolist()
+    return (sure, near) if sure > 0 or near > 0 else (1.0, 0.0)
+
+
 def threshold_at(scores: Floats, rate: float) -> float:
     """Give the highest threshold that accepts at least `rate` of some scores; a NaN is never accepted.
 

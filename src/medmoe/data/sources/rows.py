@@ -1,0 +1,38 @@
+"""Some samples of a source, by their places in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medmoe.data.sources.base import Source
+from medmoe.errors import DataError
+from medmoe.types import Sample
+
+
+class Rows:
+    """The samples at some places of a source, in the order given.
+
+    Args:
+        source: The samples.
+        rows: Places in it, at least one.
+
+    Raises:
+        DataError: If there is none.
+    """
+
+    def __init__(self, source: Source, rows: Sequence[int]) -> None:
+        if not len(rows):
+            raise DataError("no sample is left")
+        self.source, self.rows = source, [int(row) for row in rows]
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one sample, pixels included."""
+        return self.source[self.rows[index]]
+
+    def facts(self, index: int) -> Sample:
+        """Give what is known of a sample without reading pixels."""
+        return self.source.facts(self.rows[index])
