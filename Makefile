@@ -49,7 +49,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(TRAIN_READY) $(VAL_READY) $(TEST_READY) ## Train, evaluate and report on phantoms (about ten minutes on two cores)
+demo: $(TRAIN_READY) $(VAL_READY) $(TEST_READY) ## Train, evaluate and report on phantoms (five to ten minutes on two cores)
 	$(RUN_ENV) $(BIN)/medmoe train tiny --train-data $(DATA)/train --train-split all --val-data $(DATA)/val --val-split all \
 	  --out $(OUT) --resume latest $(TRAIN_FLAGS)
 	$(RUN_ENV) $(BIN)/medmoe eval $(OUT) --data $(DATA)/test --split all --tasks $(TASKS) --json $(OUT)/summary.json

@@ -491,6 +491,7 @@ NO_FIGURES = {
     "dot_heatmaps": "makes a heatmap; see tests/tasks/test_grounding.py",
     "upsample": "makes a heatmap; see tests/tasks/test_grounding.py",
     "target_of": "chooses between two masks; see tests/tasks/test_grounding.py",
+    "acceptance_weights": "fits a logistic regression; see tests/tasks/test_ood.py",
     "scores_by_name": "lists scores; see tests/tasks/test_ood.py",
     "neighbour_controls": "puts two rows together; see tests/tasks/test_ood.py",
     "compare": "puts several rows together; see tests/test_ablate.py",
