@@ -229,3 +229,18 @@ def test_the_regions_name_the_word_pieces_of_the_batchs_reports_by_their_best_pl
                 assert said.item() == pytest.approx(-1e30)
     assert model(dataclasses.replace(batch, tokens=None)).image.region_word_logits is None
     assert built()(batch).image.region_word_logits is None
+
+
+def test_a_word_is_what_it_says_in_its_report_and_what_names_regions():
+    model = built("model.region_words=true").eval()
+    batch = batch_of(model)
+    tokens = batch.tokens
+    assert tokens is not None
+    assert model.region_words is not None
+    words = model.encode_text(tokens).words
+    alone = model.word_projection(model.text(tokens).words)
+    for row in range(len(batch.keys)):
+        for word in range(words.shape[1]):
+            pieces = tokens.ids[row][tokens.word[row] == word]
+            named = model.region_words.weight[pieces].sum(dim=0)
+            torch.testing.assert_close(words[row, word], alone[row, word] + named)

@@ -16,7 +16,16 @@ from medmoe.config import RunConfig
 from medmoe.errors import ConfigError, DataError, UserError
 from medmoe.objectives import total_loss
 from medmoe.rundir import RunFolder
-from medmoe.train import Interrupted, State, check_finite, grow_step, prepare, train_step, validate
+from medmoe.train import (
+    Interrupted,
+    State,
+    check_finite,
+    check_local_similarity,
+    grow_step,
+    prepare,
+    train_step,
+    validate,
+)
 from medmoe.types import Loss, Sample
 from small_runs import (
     TERMS,
@@ -386,3 +395,18 @@ def test_what_a_pattern_freezes_stays_and_the_rest_moves(tmp_path: Path):
 def test_a_pattern_that_freezes_nothing_is_a_mistake(tmp_path: Path):
     with pytest.raises(ConfigError, match="no parameter to freeze matches 'txt'"):
         train(tmp_path, 'train.freeze=["txt"]')
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["objectives.late_interaction=0.5", "objectives.local=0"], "reads words and regions by 'attention'"),
+        (["model.local_similarity=late_interaction"], "'local' trains another similarity"),
+    ],
+)
+def test_a_model_is_trained_by_the_similarity_it_is_read_by(settings: list[str], said: str):
+    with pytest.raises(ConfigError, match=said):
+        check_local_similarity(micro(*settings))
+    both = ["objectives.late_interaction=0.5", "model.local_similarity=late_interaction"]
+    check_local_similarity(micro(*both))
+    check_local_similarity(micro("objectives.local=0"))

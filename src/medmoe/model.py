@@ -160,7 +160,7 @@ class MedVLM(nn.Module):
         words: Tensor = self.word_projection(features.words)  # [B, N, D]
         if self.region_words is None:
             return words
-        named = self.region_words.weight[tokens.ids]  # [B, T, D]
+        named = F.embedding(tokens.ids, self.region_words.weight)  # [B, T, D]
         return words + aggregate_words(named, tokens.word, words.shape[1])
 
     def encode_image(

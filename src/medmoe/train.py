@@ -21,7 +21,7 @@ from medmoe.config import RunConfig
 from medmoe.data.loader import Loader
 from medmoe.data.sources.base import Source
 from medmoe.encoders.pretrained import LoadReport, freeze, training
-from medmoe.errors import UserError
+from medmoe.errors import ConfigError, UserError
 from medmoe.folder import find_folder
 from medmoe.leaks import remember
 from medmoe.model import MedVLM
@@ -114,6 +114,7 @@ def prepare(
 ) -> tuple[State, RunConfig]:
     """Build everything a run needs, from its newest checkpoint where there is one."""
     config, reports = resolve_data(config, train)
+    check_local_similarity(config)
     brought = init_tokenizer(init)
     tokenizer = build_tokenizer(config.model.text, reports, folder=run.tokenizer_folder() or brought)
     model = build_model(config.model, tokenizer, seed=config.train.seed)
@@ -149,6 +150,25 @@ def init_tokenizer(init: Mapping[str, str]) -> Path | None:
     if "text" in init:
         return Path(init["text"])
     return find_folder(init["model"]) if "model" in init else None
+
+
+def check_local_similarity(config: RunConfig) -> None:
+    """Refuse to train words and regions by one similarity a model that is read by another.
+
+    Raises:
+        ConfigError: If local objectives are active and none is that of `model.local_similarity`.
+    """
+    objectives = {"local": "attention", "late_interaction": "late_interaction"}
+    active = [name for name in objectives if config.objectives.get(name, 0) > 0]
+    kind = config.model.local_similarity
+    if active and kind not in [objectives[name] for name in active]:
+        own = next(name for name, similarity in objectives.items() if similarity == kind)
+        raise ConfigError(
+            f"the model reads words and regions by {kind!r}, and {active[0]!r} trains another similarity",
+            where="objectives",
+            remedy=f"--set objectives.{active[0]}=0 --set objectives.{own}=0.5, or for a new model "
+            f"--set model.local_similarity={objectives[active[0]]}",
+        )
 
 
 def train_step(state: State, batches: Iterator[Batch], config: RunConfig, device: str) -> tuple[Loss, Output, Tensor]:

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from constructed import context, evidence, holding, sample
+from constructed import WIDTH, context, evidence, holding, sample
 
 from medmoe.metrics import hits_at_k
-from medmoe.objectives.local import word_region_similarity
+from medmoe.objectives import late_interaction_similarity, word_region_similarity
 from medmoe.tasks.base import Evidence
 from medmoe.tasks.retrieval import Retrieval
 from medmoe.tasks.similarity import local_similarity, of_pairs
@@ -196,3 +196,17 @@ def test_candidates_can_be_scored_through_their_own_texts_expert():
     local = torch.from_numpy(of_pairs(found, [0, 1, 2])["local"])
     through = [word_region_similarity(one, words, mask) for one in regions]
     torch.testing.assert_close(local, torch.stack([through[0][:, 0], through[1][:, 1], through[0][:, 2]], dim=1))
+
+
+def test_the_local_similarity_is_the_models_and_so_is_its_weight():
+    texts = ["a nodule here", "an effusion", "nothing"]
+    regions = torch.randn(3, WIDTH, 4, 4, generator=torch.Generator().manual_seed(5))
+    plain = evidence([sample(i, text) for i, text in enumerate(texts)], regions=regions)
+    late = replace(plain, local_similarity="late_interaction")
+    assert (plain.local_scale, late.local_scale) == (10, 20)
+    for found, compare in ((plain, word_region_similarity), (late, late_interaction_similarity)):
+        got = of_pairs(found, [0, 1, 2])
+        local = compare(found.regions, found.words.float(), found.word_mask)
+        np.testing.assert_allclose(got["local"], local.numpy(), atol=1e-5)
+        combined = found.logit_scale * got["global"] + found.local_scale * got["local"]
+        np.testing.assert_allclose(got["combined"], combined, atol=1e-4)

@@ -197,7 +197,7 @@ def _on_data(asked: _Asked, json_to: str | None) -> None:
         "leak_check": doubtful.leak_check,
         **asked.splits,
         "images": len(evidence),
-        "patients": len({sample.patient or sample.key for sample in evidence.samples}),
+        "patients": len({sample.person or sample.key for sample in evidence.samples}),
         "skipped": len(source) - len(evidence),
         **asked.options,
         "by": asked.by,

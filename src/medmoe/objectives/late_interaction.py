@@ -52,19 +52,24 @@ def late_interaction_similarity(
     with torch.autocast(regions.device.type, enabled=False):
         grid = F.normalize(regions.to(wide).flatten(2), dim=1)  # [Bi, D, M]
         flat = F.normalize(words.to(wide)[word_mask], dim=1)  # [W, D], the words of all reports one after another
-        if chunk is None or len(flat) <= chunk:
-            best = _best(grid, flat, tau_region)  # [Bi, W]
-        else:
-            parts = torch.split(flat, chunk)
-            best = torch.cat([checkpoint(_best, grid, part, tau_region, use_reentrant=False) for part in parts], 1)
         owner = torch.nonzero(word_mask)[:, 0]  # [W], whose report a word is of
-        total = best.new_zeros(len(grid), len(words)).index_add(1, owner, best)
+        total = grid.new_zeros(len(grid), len(words))
+        size = max(len(flat), 1) if chunk is None else chunk
+        again = size < len(flat) and torch.is_grad_enabled() and (grid.requires_grad or flat.requires_grad)
+        for part, whose in zip(torch.split(flat, size), torch.split(owner, size), strict=True):
+            best = _best_again(grid, part, tau_region) if again else _best(grid, part, tau_region)  # [Bi, size]
+            total = total.index_add(1, whose, best)
         return total / word_mask.sum(1).clamp_min(1)
 
 
 def _best(grid: Tensor, flat: Tensor, tau: float) -> Tensor:
     cosine = flat @ grid  # [Bi, W, M]
     return (torch.logsumexp(tau * cosine, dim=2) - math.log(cosine.shape[2])) / tau
+
+
+def _best_again(grid: Tensor, flat: Tensor, tau: float) -> Tensor:
+    best: Tensor = checkpoint(_best, grid, flat, tau, use_reentrant=False, preserve_rng_state=False)
+    return best
 
 
 def late_interaction(

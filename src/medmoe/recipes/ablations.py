@@ -64,6 +64,8 @@ _SHARED_SPECIAL = _arranged("shared_special")
 _ONE_EXPERT = _arranged("no_experts")
 _GLOBAL_SPECIAL = (*_ONE_EXPERT, "model.special_projection=true")
 _LOCAL_OFF = ("objectives.late_interaction=0",)
+_UNNAMED = ("objectives.region_words=0", "model.region_words=false")
+_ALL_LOCAL_OFF = (*_LOCAL_OFF, *_UNNAMED)
 _GLORIA = (
     *_LOCAL_OFF,
     "objectives.local=0.5",
@@ -111,17 +113,21 @@ ROUTING = Ablation(
         ),
         "within_report": Arm(
             "the paper's local loss, within each report",
-            (*_SEPARATE, *_LOCAL_OFF, "objectives.local_within_report=0.5", "model.local_similarity=attention"),
+            (*_SEPARATE, *_ALL_LOCAL_OFF, "objectives.local_within_report=0.5", "model.local_similarity=attention"),
             "separate",
         ),
-        "gloria": Arm("GLoRIA's local loss, over all pairs", (*_SEPARATE, *_GLORIA), "separate"),
-        "no_local": Arm("no local loss", (*_SEPARATE, *_LOCAL_OFF), "separate"),
+        "gloria": Arm(
+            "GLoRIA's local loss in place of late interaction; regions still name words",
+            (*_SEPARATE, *_GLORIA),
+            "separate",
+        ),
+        "no_local": Arm("no local loss", (*_SEPARATE, *_ALL_LOCAL_OFF), "separate"),
         "leaking": Arm(
-            "norms whose statistics tell every place of all others",
-            (*_SEPARATE, "model.vision.norm=group", "model.experts.norm=group"),
+            "experts whose norms tell every place of all others",
+            (*_SEPARATE, "model.experts.norm=group"),
             "separate",
         ),
-        "unnamed": Arm("regions don't name words", (*_SEPARATE, "objectives.region_words=0"), "separate"),
+        "unnamed": Arm("regions don't name words", (*_SEPARATE, *_UNNAMED), "separate"),
     },
 )
 

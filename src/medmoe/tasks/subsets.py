@@ -100,7 +100,7 @@ def evaluate_by(
 
 
 def _counts(samples: Sequence[Sample]) -> dict[str, int]:
-    return {"images": len(samples), "patients": len({sample.patient or sample.key for sample in samples})}
+    return {"images": len(samples), "patients": len({sample.person or sample.key for sample in samples})}
 
 
 def _per_modality(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
