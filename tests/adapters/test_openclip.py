@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from strangers import LABELS, Listed, made, vocabulary_size, write_vocabulary
+from typer.testing import CliRunner
 
 from medmoe.adapters import Adapter, gather, kind_of, open_adapter
+from medmoe.cli import app
 from medmoe.errors import DataError, MissingDependencyError, ModelError
 from medmoe.tasks import evaluate_all, make_context
 from medmoe.tasks.prompts import load_prompts
@@ -197,13 +199,8 @@ def test_a_missing_tokenizer_is_not_fetched(biomed: tuple[Path, Any, Any], tmp_p
         open_adapter(folder)
 
 
-def test_accuracy_and_recalls_equal_those_of_the_librarys_forward(folder: Path) -> None:
-    source = made(30)
-    adapter = open_adapter(folder)
-    evidence = gather(adapter, source, workers=0)
-    context = make_context(adapter, adapter.tokenizer, resamples=20)
-    results = evaluate_all(evidence, context, ["zeroshot_classification", "zeroshot_retrieval"])["tasks"]
-
+def expected_figures(folder: Path, source: Listed) -> dict[str, float]:
+    """Compute accuracy and recalls with the library's own forward and the same prompts."""
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     images, texts = own_forward(model.eval(), transform, tokenizer, source)
@@ -213,13 +210,41 @@ def test_accuracy_and_recalls_equal_those_of_the_librarys_forward(folder: Path) 
             prompts = model.encode_text(tokenizer(list(load_prompts().of(label, "xray"))), normalize=True)
         classes.append(torch.nn.functional.normalize(prompts.mean(dim=0), dim=0))
     chosen = (images @ torch.stack(classes).T).argmax(dim=1).numpy()
-    right = chosen == np.array([LABELS.index(sample.labels[0]) for sample in source.samples])
-    assert results["zeroshot_classification"]["accuracy"]["value"] == right.mean()
+    figures = {"accuracy": float((chosen == [LABELS.index(sample.labels[0]) for sample in source.samples]).mean())}
     similarity = (images @ texts.T).numpy()
     for name, matrix in (("image_to_report", similarity), ("report_to_image", similarity.T)):
         rank = (matrix > matrix.diagonal()[:, None]).sum(axis=1)
-        for k in (1, 5, 10):
-            assert results["zeroshot_retrieval"][f"{name}_recall@{k}"]["value"] == (rank < k).mean()
+        figures |= {f"{name}_recall@{k}": float((rank < k).mean()) for k in (1, 5, 10)}
+    return figures
+
+
+def found_figures(tasks: dict[str, Any], expected: dict[str, float]) -> dict[str, float]:
+    every = {**tasks["zeroshot_classification"], **tasks["zeroshot_retrieval"]}
+    return {name: every[name]["value"] for name in expected}
+
+
+def test_accuracy_and_recalls_equal_those_of_the_librarys_forward(folder: Path) -> None:
+    source = made(30)
+    adapter = open_adapter(folder)
+    evidence = gather(adapter, source, workers=0)
+    context = make_context(adapter, adapter.tokenizer, resamples=20)
+    results = evaluate_all(evidence, context, ["zeroshot_classification", "zeroshot_retrieval"])["tasks"]
+    expected = expected_figures(folder, source)
+    assert found_figures(results, expected) == expected
+
+
+def test_the_commands_figures_are_those_of_the_librarys_forward(folder: Path, tmp_path: Path) -> None:
+    source, rows = made(30), ["image,text,modality,label,patient_id"]
+    for index, sample in enumerate(source.samples):
+        Image.fromarray(sample.image).save(tmp_path / f"{index}.png")
+        rows.append(f'{index}.png,"{sample.report}",xray,{sample.labels[0]},p{index}')
+    (tmp_path / "data.csv").write_text("\n".join(rows))
+    asked = ["eval", str(folder), "--data", str(tmp_path / "data.csv"), "--split", "all", "--workers", "0"]
+    asked += ["--tasks", "zeroshot_classification,zeroshot_retrieval", "--json", str(tmp_path / "found.json")]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 0, result.output
+    expected = expected_figures(folder, source)
+    assert found_figures(json.loads((tmp_path / "found.json").read_text())["tasks"], expected) == expected
 
 
 def test_embeddings_of_two_evaluations_are_equal(folder: Path) -> None:
