@@ -141,3 +141,9 @@ def test_code_outside_a_checkout_has_no_commit(monkeypatch: pytest.MonkeyPatch, 
 def test_the_command_is_as_it_was_typed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "argv", ["/usr/bin/medmoe", "train", "tiny"])
     assert rundir.command_line() == "medmoe train tiny"
+
+
+def test_where_a_result_is_written_can_be_left_out_of_the_command(monkeypatch: pytest.MonkeyPatch):
+    for told in (["--json", "a.json"], ["--json=a.json"]):
+        monkeypatch.setattr(sys, "argv", ["medmoe", "eval", "run", *told, "--split", "test"])
+        assert rundir.command_line(without=["--json"]) == "medmoe eval run --split test"

@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,17 @@ def git_commit() -> str | None:
     return run.stdout.strip() or None
 
 
-def command_line() -> str:
-    """Give the command as it was typed."""
-    return " ".join(["medmoe", *sys.argv[1:]])
+def command_line(*, without: Sequence[str] = ()) -> str:
+    """Give the command as it was typed.
+
+    Args:
+        without: Options with a value to leave out, such as where the result is written: the same result, written
+            elsewhere, is then the same in every byte.
+    """
+    words, kept = iter(sys.argv[1:]), ["medmoe"]
+    for word in words:
+        if word in without:
+            next(words, None)
+        elif word.split("=", 1)[0] not in without:
+            kept.append(word)
+    return " ".join(kept)

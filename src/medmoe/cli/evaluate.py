@@ -326,7 +326,7 @@ def _made_by(path: Path, model: Any) -> dict[str, Any]:
     prepared = {} if ours else model.about()
     pixels = preprocess_of(model.assets.preprocess).fingerprint() if ours else prepared.get("fingerprint")
     return {
-        "command": command_line(),
+        "command": command_line(without=["--json"]),
         "model": str(path),
         **({} if ours else {"adapter": prepared}),
         "preprocess_fingerprint": pixels,
