@@ -7,12 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from medmoe import adapters
 from medmoe.adapters import Adapter
 from medmoe.build import build_loader, build_model, tokenizer_of
 from medmoe.config import DataConfig, ModelConfig, RunConfig, parse
 from medmoe.data.collate import unknown_modality
 from medmoe.data.sources.base import ChangedSource, Source
+from medmoe.data.sources.phantom import PhantomSource
 from medmoe.errors import ConfigError
 from medmoe.model import MedVLM
 from medmoe.tasks import Again, Change, Evidence, Task, collect, evaluate_all, make_context
@@ -23,6 +27,9 @@ from medmoe.tasks.stand_ins import TASKS as STAND_IN_TASKS
 from medmoe.tasks.stand_ins import stand_ins
 from medmoe.tasks.subsets import check_column, evaluate_by
 from medmoe.tasks.zero_shot import ZeroShot
+
+# Phantoms that the batch norms of an untrained model take their statistics from.
+_PHANTOMS = 64
 
 
 def gather(
@@ -75,6 +82,7 @@ def gather(
     made_from, path = None, None
     if cache is not None:
         options = f"on_bad_sample={on_bad_sample} candidate_experts={candidate_experts} controls={controls}"
+        options += f" masks={_read_masks(source)}"
         made_from = fingerprint(model, source, options)
         path = cache / made_from.file_name()
         if path.is_file():
@@ -85,6 +93,12 @@ def gather(
     if made_from is not None and path is not None:
         save_evidence(path, evidence, made_from)
     return evidence
+
+
+def _read_masks(source: Source) -> bool:
+    """Whether some part of a source reads masks: evidence without them must not be taken for evidence with them."""
+    parts: Sequence[Source] = getattr(source, "sources", ())
+    return bool(getattr(source, "maps", False)) or any(_read_masks(part) for part in parts)
 
 
 def _admitted(evidence: Evidence, *, foreign: bool) -> Evidence:
@@ -108,9 +122,24 @@ def fingerprint(model: MedVLM, source: Source, options: str = "") -> Fingerprint
 
 
 def untrained(model: MedVLM, *, seed: int = 0) -> MedVLM:
-    """Give a model of the same configuration with fresh weights, whose features are a control for learnt ones."""
+    """Give a model of the same configuration with fresh weights, whose features are a control for learnt ones.
+
+    Fresh batch norms know no statistics, and would not normalise: they take those of a few phantoms, the same for every
+    split that is compared.
+    """
     assert model.assets is not None
-    return build_model(parse(ModelConfig, model.assets.config), tokenizer_of(model), seed=seed)
+    fresh = build_model(parse(ModelConfig, model.assets.config), tokenizer_of(model), seed=seed)
+    norms = [part for part in fresh.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    if norms:
+        data = parse(DataConfig, {"batch_size": _PHANTOMS, "workers": 0})
+        source = PhantomSource(_PHANTOMS)
+        loader = build_loader(source, fresh, RunConfig(recipe="eval", data=data), train=False, foreign=True)
+        for part in norms:
+            part.momentum = 1.0  # the statistics of the one batch
+        fresh.train()
+        with torch.no_grad():
+            fresh.encode_image(next(iter(loader)).image)
+    return fresh.eval()
 
 
 def evaluate(

@@ -25,6 +25,7 @@ from medmoe.model import MedVLM
 from medmoe.tasks.base import Evidence
 from medmoe.tasks.features import FORM, Fingerprint, load_evidence, of_samples, of_weights, save_evidence
 from medmoe.types import Box, Sample
+from small_runs import batch_of, built
 
 MADE_FROM = Fingerprint("aa", "bb", "cc")
 SETTINGS = {
@@ -206,4 +207,18 @@ def test_cached_features_are_taken_again_and_only_under_their_own_fingerprint(
 
 
 def _options(*, controls: bool) -> str:
-    return f"on_bad_sample=raise candidate_experts=False controls={controls}"
+    return f"on_bad_sample=raise candidate_experts=False controls={controls} masks=False"
+
+
+def test_untrained_batch_norms_take_the_statistics_of_phantoms_and_normalise() -> None:
+    model = built("model.vision.norm=batch", "model.pool_norm=batch")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fresh, again = untrained(model), untrained(model)
+    assert not fresh.training
+    images = batch_of(model).image
+    with torch.inference_mode():
+        levels = [(one.vision(images), one.encode_image(images).embed) for one in (fresh, again)]
+    for level in levels[0][0].levels:
+        assert 0.2 < level.std() < 5  # without statistics the coarser levels nearly vanish
+    assert torch.equal(levels[0][1], levels[1][1])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
