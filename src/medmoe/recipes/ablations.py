@@ -52,7 +52,8 @@ def _arranged(name: str) -> tuple[str, ...]:
     experts, router = ARRANGEMENTS[name]
     whole = {"shared": 0, "special": True, "zero": False, "growing": False, **experts}
     parts = (("experts", whole), ("router", router))
-    return tuple(f"model.{part}.{key}={_json(value)}" for part, values in parts for key, value in values.items())
+    said = (f"model.{part}.{key}={_json(value)}" for part, values in parts for key, value in values.items())
+    return (*said, "model.special_projection=false")
 
 
 def _json(value: object) -> str:

@@ -45,6 +45,7 @@ def tiny() -> RunConfig:
             pool="pyramid",
             pool_norm="batch",
             local_similarity="late_interaction",
+            special_projection=True,
             report_words=True,
             region_words=True,
         ),
@@ -88,13 +89,14 @@ ARRANGEMENTS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
 
 
 def arranged(name: str) -> RunConfig:
-    """Give `tiny` with its experts arranged in a named way, everything else the same."""
+    """Give `tiny` with its experts arranged in a named way and no special projection, everything else the same."""
     recipe = tiny()
     experts, router = ARRANGEMENTS[name]
     model = recipe.model.model_copy(
         update={
             "experts": recipe.model.experts.model_copy(update=experts),
             "router": recipe.model.router.model_copy(update=router),
+            "special_projection": False,
         }
     )
     return recipe.model_copy(update={"recipe": name, "model": model})
