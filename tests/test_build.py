@@ -326,3 +326,12 @@ def test_the_facts_of_a_source_have_no_pixels():
     facts = list(facts_of(phantoms()))
     assert [sample.key for sample in facts] == [sample.key for sample in phantoms().samples]
     assert {sample.image.size for sample in facts} == {0}
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "said"),
+    [("tiny", "grop", "model.vision.norm.*did you mean 'group'"), ("swin-t", "layer", "'swin-t' has its own norms")],
+)
+def test_a_norm_that_the_image_encoder_cannot_have_is_refused(name: str, norm: str, said: str):
+    with pytest.raises(ConfigError, match=said):
+        build_vision(VisionConfig(name=name, norm=norm))

@@ -26,6 +26,7 @@ from medmoe.experts.moe import EXPERTS, MixtureOfExperts
 from medmoe.experts.router import Router, RouterHead
 from medmoe.folder import CONFIG, GATE, PREPROCESS, WEIGHTS, Assets, find_folder, read_json, read_weights
 from medmoe.gate import Gate
+from medmoe.layers import NORMS
 from medmoe.modalities import in_order, resolve
 from medmoe.model import MedVLM
 from medmoe.objectives import LOCAL_SIMILARITIES
@@ -34,8 +35,16 @@ from medmoe.types import Sample
 
 def build_vision(config: VisionConfig) -> nn.Module:
     """Build an image encoder: a row of `VISION`, or else a timm name."""
+    if config.norm not in NORMS:
+        raise ConfigError(unknown("norm", config.norm, NORMS), where="model.vision.norm")
     if config.name == "tiny":
         return VISION["tiny"](channels=config.channels, norm=config.norm)
+    if config.norm != VisionConfig().norm:
+        raise ConfigError(
+            f"norm={config.norm} is a choice for 'tiny'; {config.name!r} has its own norms",
+            where="model.vision.norm",
+            remedy="leave it out",
+        )
     if config.name == "descriptor":
         return VISION["descriptor"](config.image_size, measures=config.measures)
     return VISION["timm"](config.name, image_size=config.image_size)
