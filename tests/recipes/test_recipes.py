@@ -97,19 +97,18 @@ def test_a_step_of_a_recipe_runs_with_every_term_it_names(name: str, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ARRANGEMENTS)
-def test_an_arrangement_differs_from_tiny_in_experts_router_and_special_projection_alone(name: str):
+def test_an_arrangement_differs_from_tiny_in_experts_and_router_alone(name: str):
     tiny, arranged = RECIPES["tiny"]().model_dump(), RECIPES[name]().model_dump()
     for values in (tiny, arranged):
         values["recipe"] = ""
         del values["model"]["experts"], values["model"]["router"]
-    assert (tiny["model"].pop("special_projection"), arranged["model"].pop("special_projection")) == (True, False)
     assert arranged == tiny
 
 
-def test_tiny_is_the_arrangement_of_shared_and_special_experts_with_a_special_projection():
+def test_tiny_is_the_arrangement_of_shared_and_special_experts():
     tiny, named = RECIPES["tiny"](), RECIPES["shared_special"]()
-    assert named.model.model_copy(update={"special_projection": True}) == tiny.model
-    assert override(tiny, list(DESIGNS.arms["both_special"].settings)).model == tiny.model
+    assert named.model == tiny.model
+    assert override(tiny, list(DESIGNS.arms["shared_special"].settings)).model == tiny.model
 
 
 @pytest.mark.parametrize(

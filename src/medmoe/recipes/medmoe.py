@@ -45,7 +45,6 @@ def tiny() -> RunConfig:
             pool="pyramid",
             pool_norm="batch",
             local_similarity="late_interaction",
-            special_projection=True,
             report_words=True,
             region_words=True,
         ),
