@@ -20,7 +20,7 @@ from medmoe.ablation.compare import compare, figures, t_interval, t_test
 from medmoe.ablation.plan import OUTCOMES, RUN, SCORES, Data, Plan, make_plan, named, read_job
 from medmoe.ablation.results import summarise
 from medmoe.ablation.run import _Crew, cores, cost, run_all, run_job
-from medmoe.ablation.subset import FewerPatients
+from medmoe.ablation.subset import fewer_patients
 from medmoe.ablation.tables import markdown, page, shown
 from medmoe.ablation.worker import main
 from medmoe.build import load_model, tokenizer_of
@@ -285,7 +285,7 @@ def test_data_are_named_alike_wherever_one_stands(tmp_path: Path, monkeypatch: p
 
 def test_a_smaller_number_of_patients_is_part_of_a_larger_one():
     source = PhantomSource(20, size=32)
-    few, more = FewerPatients(source, 5), FewerPatients(source, 12)
+    few, more = fewer_patients(source, 5), fewer_patients(source, 12)
     keys = [{other.facts(index).key for index in range(len(other))} for other in (few, more)]
     assert keys[0] < keys[1]
     assert len({few.facts(index).patient for index in range(len(few))}) == 5
@@ -298,13 +298,13 @@ def test_patients_of_one_id_in_two_data_sets_are_two():
         def facts(self, index: int) -> Sample:
             return replace(super().facts(index), patient="1", source=f"set {index % 3}")
 
-    few = FewerPatients(Renamed(6, size=32), 2)
+    few = fewer_patients(Renamed(6, size=32), 2)
     assert len({few.facts(index).source for index in range(len(few))}) == 2
 
 
 def test_more_patients_than_there_are_is_refused():
     with pytest.raises(DataError, match="7 patients asked for, there are 6"):
-        FewerPatients(PhantomSource(6, size=32), 7)
+        fewer_patients(PhantomSource(6, size=32), 7)
 
 
 # Running

@@ -8,6 +8,28 @@ import torch
 from torch import Tensor
 
 
+def local_inputs(
+    images: int = 3,
+    width: int = 4,
+    side: int = 2,
+    lengths: tuple[int, ...] = (3, 1, 5, 5),
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give random regions, words of reports of these lengths, and where a word is."""
+    draw = torch.Generator().manual_seed(seed)
+    regions = torch.randn(images, width, side, side, generator=draw, dtype=dtype)
+    words = torch.randn(len(lengths), max(lengths), width, generator=draw, dtype=dtype)
+    word_mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+    return regions.requires_grad_(), words.requires_grad_(), word_mask
+
+
+def gradients(value: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """Differentiate a sum in which every number of the value has a weight of its own."""
+    weight = torch.linspace(-1, 2, value.numel(), dtype=value.dtype).view_as(value)
+    return torch.autograd.grad((value * weight).sum(), inputs)
+
+
 def nested_loop_similarity(regions: Tensor, words: Tensor, word_mask: Tensor, tau1: float, tau2: float) -> Tensor:
     """The local similarity one number at a time: image, report, word, region. No gradient."""
     image_list = regions.double().flatten(2).transpose(1, 2).tolist()  # [B, M, D]

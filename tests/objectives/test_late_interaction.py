@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from reference import late_interaction_loop
+from reference import gradients, late_interaction_loop, local_inputs
 
 from medmoe.errors import ConfigError
 from medmoe.objectives import late_interaction_similarity
@@ -11,24 +11,11 @@ from medmoe.objectives.local import local_loss
 from medmoe.types import Batch, ImageEmbedding, Output, Routing, TextEmbedding
 
 
-def _inputs(images=3, width=4, side=2, lengths=(3, 1, 5, 5), dtype=torch.float64):
-    draw = torch.Generator().manual_seed(0)
-    regions = torch.randn(images, width, side, side, generator=draw, dtype=dtype)
-    words = torch.randn(len(lengths), max(lengths), width, generator=draw, dtype=dtype)
-    word_mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
-    return regions.requires_grad_(), words.requires_grad_(), word_mask
-
-
-def _gradients(value, *inputs):
-    weight = torch.linspace(-1, 2, value.numel(), dtype=value.dtype).view_as(value)
-    return torch.autograd.grad((value * weight).sum(), inputs)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("tau", [0.5, 10.0, 100.0])
 @pytest.mark.parametrize("chunk", [None, 1, 4, 1000])
 def test_similarity_is_the_formula(tau, chunk, dtype):
-    regions, words, mask = _inputs(dtype=dtype)
+    regions, words, mask = local_inputs(dtype=dtype)
     got = late_interaction_similarity(regions, words, mask, tau_region=tau, chunk=chunk)
     assert got.dtype == dtype
     expected = late_interaction_loop(regions.detach(), words.detach(), mask, tau)
@@ -37,23 +24,23 @@ def test_similarity_is_the_formula(tau, chunk, dtype):
 
 @pytest.mark.parametrize("chunk", [None, 2])
 def test_gradient_is_that_of_finite_differences(chunk):
-    regions, words, mask = _inputs(2, 3, 2, (2, 3))
+    regions, words, mask = local_inputs(2, 3, 2, (2, 3), dtype=torch.float64)
     assert torch.autograd.gradcheck(
         lambda r, w: late_interaction_similarity(r, w, mask, chunk=chunk), (regions, words), fast_mode=True
     )
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, 13])
-def test_chunks_change_neither_values_nor_gradients(chunk):
-    regions, words, mask = _inputs()
+def test_chunks_change_neither_values_norgradients(chunk):
+    regions, words, mask = local_inputs(dtype=torch.float64)
     whole, parts = (late_interaction_similarity(regions, words, mask, chunk=size) for size in (None, chunk))
     torch.testing.assert_close(parts, whole, atol=1e-14, rtol=0)
-    for got, expected in zip(_gradients(parts, regions, words), _gradients(whole, regions, words), strict=True):
+    for got, expected in zip(gradients(parts, regions, words), gradients(whole, regions, words), strict=True):
         torch.testing.assert_close(got, expected, atol=1e-13, rtol=0)
 
 
 def test_sharp_words_look_at_their_best_region_only_and_dull_ones_at_all():
-    regions, words, mask = _inputs()
+    regions, words, mask = local_inputs(dtype=torch.float64)
     cosine = torch.cosine_similarity(
         regions.flatten(2)[:, None, None], words[None, :, :, :, None], dim=3
     )  # [images, reports, N, M]
@@ -65,30 +52,30 @@ def test_sharp_words_look_at_their_best_region_only_and_dull_ones_at_all():
 
 
 def test_what_stands_under_the_mask_changes_nothing_and_gets_no_gradient():
-    regions, words, mask = _inputs()
+    regions, words, mask = local_inputs(dtype=torch.float64)
     other = torch.where(mask[:, :, None], words, torch.full_like(words, 1e3)).detach().requires_grad_()
     torch.testing.assert_close(
         late_interaction_similarity(regions, other, mask), late_interaction_similarity(regions, words, mask)
     )
-    (gradient,) = _gradients(late_interaction_similarity(regions, other, mask), other)
+    (gradient,) = gradients(late_interaction_similarity(regions, other, mask), other)
     assert not gradient[~mask].any()
 
 
 def test_a_report_without_a_word_is_alike_to_nothing():
-    regions, words, mask = _inputs(lengths=(2, 0, 3))
+    regions, words, mask = local_inputs(lengths=(2, 0, 3), dtype=torch.float64)
     assert late_interaction_similarity(regions, words, mask)[:, 1].tolist() == [0, 0, 0]
     assert late_interaction_similarity(regions, words, torch.zeros_like(mask)).tolist() == [[0.0] * 3] * 3
 
 
 def test_length_of_regions_and_words_does_not_matter():
-    regions, words, mask = _inputs()
+    regions, words, mask = local_inputs(dtype=torch.float64)
     torch.testing.assert_close(
         late_interaction_similarity(3 * regions, 0.1 * words, mask), late_interaction_similarity(regions, words, mask)
     )
 
 
 def test_bad_options_are_refused():
-    regions, words, mask = _inputs()
+    regions, words, mask = local_inputs(dtype=torch.float64)
     with pytest.raises(ConfigError, match="chunk is 0"):
         late_interaction_similarity(regions, words, mask, chunk=0)
     with pytest.raises(ConfigError, match="tau_region is -1"):
@@ -98,7 +85,7 @@ def test_bad_options_are_refused():
 
 
 def _pairs(lengths=(3, 1, 5, 0, 2, 4)):
-    regions, words, mask = _inputs(6, 4, 2, lengths)
+    regions, words, mask = local_inputs(6, 4, 2, lengths, dtype=torch.float64)
     blank = torch.zeros(6, 2)
     image = ImageEmbedding(blank, regions, Routing(blank, torch.zeros(6, 1, dtype=torch.long), torch.ones(6, 1)), blank)
     batch = Batch(

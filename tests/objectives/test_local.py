@@ -1,6 +1,6 @@
 import pytest
 import torch
-from reference import nested_loop_similarity, report_loop_similarity
+from reference import gradients, local_inputs, nested_loop_similarity, report_loop_similarity
 
 from medmoe.errors import ConfigError
 from medmoe.objectives import tiles, within_report_loss, word_region_similarity
@@ -8,19 +8,6 @@ from medmoe.objectives.local import local_alignment, local_loss
 from medmoe.types import Batch, ImageEmbedding, Output, Routing, TextEmbedding
 
 SMALL_GRID, LARGE_GRID = (5, 6, 2), (3, 4, 3)  # images, D, G: the Gram form, and the context form (M > 1.5 D)
-
-
-def _inputs(images=3, width=4, side=2, lengths=(3, 1, 5, 5), dtype=torch.float32, seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    regions = torch.randn(images, width, side, side, generator=draw, dtype=dtype)
-    words = torch.randn(len(lengths), max(lengths), width, generator=draw, dtype=dtype)
-    word_mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
-    return regions.requires_grad_(), words.requires_grad_(), word_mask
-
-
-def _gradients(value, *inputs):
-    weight = torch.linspace(-1, 2, value.numel(), dtype=value.dtype).view_as(value)
-    return torch.autograd.grad((value * weight).sum(), inputs)
 
 
 @pytest.fixture(params=[1, 40, 1 << 18], ids=["tiles of one", "small tiles", "one tile"])
@@ -31,7 +18,7 @@ def tile(request, monkeypatch):
 @pytest.mark.parametrize("shape", [SMALL_GRID, LARGE_GRID], ids=["gram", "context"])
 @pytest.mark.parametrize("taus", [(4.0, 5.0), (1.0, 0.5), (30.0, 20.0)])
 def test_similarity_is_the_formula(shape, taus, tile):
-    regions, words, mask = _inputs(*shape)
+    regions, words, mask = local_inputs(*shape)
     got = word_region_similarity(regions, words, mask, tau_attention=taus[0], tau_aggregate=taus[1])
     expected = nested_loop_similarity(regions.detach(), words.detach(), mask, *taus)
     torch.testing.assert_close(got.double(), expected, atol=1e-5, rtol=1e-5)
@@ -40,57 +27,57 @@ def test_similarity_is_the_formula(shape, taus, tile):
 @pytest.mark.parametrize("chunk", [None, 1, 2, 3, 100])
 @pytest.mark.parametrize("shape", [SMALL_GRID, LARGE_GRID], ids=["gram", "context"])
 def test_values_and_gradients_are_those_of_the_published_loop(shape, chunk, tile):
-    regions, words, mask = _inputs(*shape, dtype=torch.float64)
+    regions, words, mask = local_inputs(*shape, dtype=torch.float64)
     ours = word_region_similarity(regions, words, mask, chunk=chunk)
     loop = report_loop_similarity(regions, words, mask)
     torch.testing.assert_close(ours, loop, atol=1e-12, rtol=1e-12)
-    for got, expected in zip(_gradients(ours, regions, words), _gradients(loop, regions, words), strict=True):
+    for got, expected in zip(gradients(ours, regions, words), gradients(loop, regions, words), strict=True):
         torch.testing.assert_close(got, expected, atol=1e-11, rtol=1e-10)
 
 
 @pytest.mark.parametrize("chunk", [None, 2])
 @pytest.mark.parametrize("side", [2, 3], ids=["gram", "context"])
 def test_gradient_is_that_of_finite_differences(chunk, side):
-    regions, words, mask = _inputs(2, 3, side, (2, 3), dtype=torch.float64)
+    regions, words, mask = local_inputs(2, 3, side, (2, 3), dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda r, w: word_region_similarity(r, w, mask, chunk=chunk), (regions, words))
 
 
 def test_gram_and_context_forms_agree(monkeypatch):
-    regions, words, mask = _inputs(*SMALL_GRID, dtype=torch.float64)
+    regions, words, mask = local_inputs(*SMALL_GRID, dtype=torch.float64)
     gram = word_region_similarity(regions, words, mask)
     monkeypatch.setattr(tiles, "_gram", lambda grid: None)
     context = word_region_similarity(regions, words, mask)
     torch.testing.assert_close(gram, context, atol=1e-12, rtol=1e-12)
-    for a, b in zip(_gradients(gram, regions, words), _gradients(context, regions, words), strict=True):
+    for a, b in zip(gradients(gram, regions, words), gradients(context, regions, words), strict=True):
         torch.testing.assert_close(a, b, atol=1e-11, rtol=1e-10)
 
 
 @pytest.mark.parametrize("lengths", [(3, 1, 5, 5), (5, 5, 5, 5)])
 def test_reports_without_looking_at_lengths_give_the_same(lengths, monkeypatch):
-    regions, words, mask = _inputs(*SMALL_GRID, lengths=lengths, dtype=torch.float64)
+    regions, words, mask = local_inputs(*SMALL_GRID, lengths=lengths, dtype=torch.float64)
     mask = mask.clone()
     mask[1] = False
     looked = word_region_similarity(regions, words, mask)
     monkeypatch.setattr(tiles, "_lengths", lambda word_mask: [word_mask.shape[1]] * len(word_mask))
     blind = word_region_similarity(regions, words, mask)
     torch.testing.assert_close(looked, blind, atol=1e-12, rtol=1e-12)
-    for a, b in zip(_gradients(looked, regions, words), _gradients(blind, regions, words), strict=True):
+    for a, b in zip(gradients(looked, regions, words), gradients(blind, regions, words), strict=True):
         torch.testing.assert_close(a, b, atol=1e-11, rtol=1e-10)
 
 
 def test_padding_words_change_nothing_whatever_stands_there():
-    regions, words, mask = _inputs()
+    regions, words, mask = local_inputs()
     plain = word_region_similarity(regions, words, mask)
     spoiled = words.detach().masked_fill(~mask[:, :, None], float("nan")).requires_grad_()
     wild = word_region_similarity(regions, spoiled, mask)
     assert torch.equal(plain, wild)
-    d_regions, d_words = _gradients(wild, regions, spoiled)
+    d_regions, d_words = gradients(wild, regions, spoiled)
     assert d_regions.isfinite().all()
     assert d_words[~mask].abs().max() == 0
 
 
 def test_words_need_not_come_first():
-    regions, words, mask = _inputs(lengths=(3, 3), dtype=torch.float64)
+    regions, words, mask = local_inputs(lengths=(3, 3), dtype=torch.float64)
     gap = torch.tensor([[True, False, True, True, False], [False, True, True, False, True]])
     spread = torch.zeros(2, 5, words.shape[2], dtype=torch.float64).masked_scatter(gap[:, :, None], words.detach())
     torch.testing.assert_close(
@@ -101,7 +88,7 @@ def test_words_need_not_come_first():
 @pytest.mark.parametrize("side", [2, 3], ids=["gram", "context"])
 @pytest.mark.parametrize("chunk", [None, 1])
 def test_a_report_without_words_has_a_zero_column_and_no_gradient(side, chunk):
-    regions, words, mask = _inputs(side=side)
+    regions, words, mask = local_inputs(side=side)
     mask[2] = False
     similarity = word_region_similarity(regions, words, mask, chunk=chunk)
     assert similarity[:, 2].abs().max() == 0
@@ -112,7 +99,7 @@ def test_a_report_without_words_has_a_zero_column_and_no_gradient(side, chunk):
 
 @pytest.mark.parametrize("lengths", [(0, 0), (2, 0)])
 def test_batches_with_hardly_a_word_are_defined(lengths):
-    regions, words, mask = _inputs(lengths=(2, 2))
+    regions, words, mask = local_inputs(lengths=(2, 2))
     mask = torch.arange(2)[None] < torch.tensor(lengths)[:, None]
     similarity = word_region_similarity(regions, words, mask)
     loss = local_loss(similarity[:2], mask=mask.any(1))
@@ -127,13 +114,13 @@ def test_no_room_for_words_at_all_gives_zeros():
 
 
 @pytest.mark.parametrize("side", [2, 3], ids=["gram", "context"])
-def test_words_and_contexts_without_length_give_zero_cosine_and_finite_gradients(side):
-    regions, words, mask = _inputs(side=side, lengths=(3, 2))
+def test_words_and_contexts_without_length_give_zero_cosine_and_finitegradients(side):
+    regions, words, mask = local_inputs(side=side, lengths=(3, 2))
     regions.data[0] = 0
     words.data[1, 0] = 0
     similarity = word_region_similarity(regions, words, mask)
     torch.testing.assert_close(similarity[0], torch.tensor([3.0, 2.0]).log())
-    d_regions, d_words = _gradients(similarity, regions, words)
+    d_regions, d_words = gradients(similarity, regions, words)
     assert d_regions.isfinite().all()
     assert d_words.isfinite().all()
     assert d_regions[0].abs().max() == 0
@@ -141,31 +128,31 @@ def test_words_and_contexts_without_length_give_zero_cosine_and_finite_gradients
 
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_features_of_extreme_size_stay_finite(scale):
-    regions, words, mask = _inputs()
+    regions, words, mask = local_inputs()
     similarity = word_region_similarity(regions * scale, words * scale, mask)
     assert similarity.isfinite().all()
-    assert all(gradient.isfinite().all() for gradient in _gradients(similarity, regions, words))
+    assert all(gradient.isfinite().all() for gradient in gradients(similarity, regions, words))
 
 
 def test_half_precision_is_computed_in_float32_and_gets_its_gradient_in_kind():
-    regions, words, mask = _inputs()
+    regions, words, mask = local_inputs()
     half = [regions.detach().bfloat16().requires_grad_(), words.detach().bfloat16().requires_grad_()]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         similarity = word_region_similarity(*half, mask)
     assert similarity.dtype == torch.float32
     torch.testing.assert_close(similarity, word_region_similarity(half[0].float(), half[1].float(), mask))
-    assert all(gradient.dtype == torch.bfloat16 for gradient in _gradients(similarity, *half))
+    assert all(gradient.dtype == torch.bfloat16 for gradient in gradients(similarity, *half))
 
 
 def test_permuting_images_and_reports_permutes_the_matrix():
-    regions, words, mask = _inputs()
+    regions, words, mask = local_inputs()
     rows, columns = torch.tensor([2, 0, 1]), torch.tensor([3, 1, 0, 2])
     permuted = word_region_similarity(regions[rows], words[columns], mask[columns])
     torch.testing.assert_close(permuted, word_region_similarity(regions, words, mask)[rows][:, columns])
 
 
 def test_without_gradients_and_in_channels_last_it_is_the_same():
-    regions, words, mask = _inputs()
+    regions, words, mask = local_inputs()
     expected = word_region_similarity(regions, words, mask).detach()
     with torch.no_grad():
         torch.testing.assert_close(word_region_similarity(regions, words, mask), expected)
@@ -176,7 +163,7 @@ def test_without_gradients_and_in_channels_last_it_is_the_same():
 
 
 def test_the_backward_pass_can_run_twice_and_only_for_one_side():
-    regions, words, mask = _inputs()
+    regions, words, mask = local_inputs()
     similarity = word_region_similarity(regions, words.detach(), mask)
     first = torch.autograd.grad(similarity.sum(), regions, retain_graph=True)[0]
     second = torch.autograd.grad(similarity.sum(), regions)[0]
@@ -184,7 +171,7 @@ def test_the_backward_pass_can_run_twice_and_only_for_one_side():
 
 
 def test_chunks_keep_nothing_for_the_backward_pass():
-    regions, words, mask = _inputs(8, 4, 2, (6,) * 16)
+    regions, words, mask = local_inputs(8, 4, 2, (6,) * 16)
 
     def kept(chunk):
         sizes = []
@@ -199,7 +186,7 @@ def test_chunks_keep_nothing_for_the_backward_pass():
 
 def test_a_chunk_of_no_report_is_refused():
     with pytest.raises(ConfigError, match="at least 1"):
-        word_region_similarity(*_inputs(), chunk=0)
+        word_region_similarity(*local_inputs(), chunk=0)
 
 
 def test_local_loss_leaves_out_samples_without_words_and_counts_equal_reports_as_right():
@@ -227,7 +214,7 @@ def _within_by_loops(regions, words, mask, tau):
 
 
 def test_within_report_loss_is_the_papers_formula():
-    regions, words, mask = _inputs(4, 4, 3, (3, 1, 5, 2))
+    regions, words, mask = local_inputs(4, 4, 3, (3, 1, 5, 2))
     mask[3] = False
     got, expected = within_report_loss(regions, words, mask, tau=0.5), _within_by_loops(regions, words, mask, 0.5)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
@@ -238,7 +225,7 @@ def test_within_report_loss_is_the_papers_formula():
 
 
 def test_within_report_loss_knows_no_other_image():
-    regions, words, mask = _inputs(2, 4, 2, (3, 3))
+    regions, words, mask = local_inputs(2, 4, 2, (3, 3))
     loss = within_report_loss(regions[:1], words[:1], mask[:1])
     both = within_report_loss(regions, words, mask)
     other = within_report_loss(regions[1:], words[1:], mask[1:])
@@ -246,7 +233,7 @@ def test_within_report_loss_knows_no_other_image():
 
 
 def test_within_report_loss_of_no_word_is_zero():
-    regions, words, mask = _inputs(2, 4, 2, (3, 3))
+    regions, words, mask = local_inputs(2, 4, 2, (3, 3))
     loss = within_report_loss(regions, words, torch.zeros_like(mask))
     loss.backward()
     assert loss.item() == 0
@@ -254,7 +241,7 @@ def test_within_report_loss_of_no_word_is_zero():
 
 
 def _pairs(modality, lengths=(3, 1, 5, 0, 2, 4)):
-    regions, words, mask = _inputs(6, 4, 2, lengths, dtype=torch.float64)
+    regions, words, mask = local_inputs(6, 4, 2, lengths, dtype=torch.float64)
     blank = torch.zeros(6, 2)
     image = ImageEmbedding(blank, regions, Routing(blank, torch.zeros(6, 1, dtype=torch.long), torch.ones(6, 1)), blank)
     text = TextEmbedding(blank, words, mask, blank, blank)
@@ -278,7 +265,7 @@ def test_negatives_of_a_modality_are_a_loss_for_each_weighted_by_its_pairs():
 
     expected = (alone([0, 2]) + alone([1, 5]) + alone([4])) / 5
     torch.testing.assert_close(got, expected)
-    for mine, theirs in zip(_gradients(got, regions, words), _gradients(expected, regions, words), strict=True):
+    for mine, theirs in zip(gradients(got, regions, words), gradients(expected, regions, words), strict=True):
         torch.testing.assert_close(mine, theirs)
 
 

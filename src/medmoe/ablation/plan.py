@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medmoe.ablation.subset import FewerPatients
+from medmoe.ablation.subset import fewer_patients
 from medmoe.config import RunConfig, parse
 from medmoe.data.sources.concat import open_source
 from medmoe.data.sources.phantom import write_phantoms
@@ -52,7 +52,7 @@ class Data:
             check_files=config.data.on_bad_sample != "skip",
             maps=False,
         )
-        return source if self.patients is None else FewerPatients(source, self.patients)
+        return source if self.patients is None else fewer_patients(source, self.patients)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medmoe.cli.common import Device, Json, Settings, check_device, check_least, console, escape, say, write_json
+from medmoe.cli.common import (
+    Device,
+    Json,
+    Settings,
+    check_device,
+    check_least,
+    console,
+    escape,
+    made_by,
+    say,
+    write_json,
+)
 from medmoe.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -72,7 +83,7 @@ def ablate(
     tell = (lambda text: None) if json_to == "-" else say
     workers = cores() if jobs is None else jobs
     failed = run_all(plan.every(), out, workers=workers, device=check_device(device), tell=tell)
-    results = summarise(plan, reference=reference, resamples=resamples) | _made_by(settings)
+    results = summarise(plan, reference=reference, resamples=resamples) | made_by(settings)
     page = write_tables(out, results)
     if json_to != "-":
         _show(shown(results))
@@ -89,18 +100,6 @@ def _failure(out: Path, failed: dict[str, str], runs: int) -> UserError:
         where=str(out / folder / "log.txt"),
         remedy="the same command runs them again",
     )
-
-
-def _made_by(settings: list[str]) -> dict[str, Any]:
-    from medmoe.rundir import command_line, git_commit, machine, versions
-
-    return {
-        "command": command_line(),
-        "settings": settings,
-        "versions": versions(),
-        "git_commit": git_commit(),
-        "machine": machine(),
-    }
 
 
 def _names(arms: str | None) -> list[str]:

@@ -151,3 +151,16 @@ def open_data(
         check_files=not skip_bad,
         maps=maps,
     )
+
+
+def made_by(settings: list[str]) -> dict[str, Any]:
+    """Say what made a result: the command, its settings, versions, commit and machine."""
+    from medmoe.rundir import command_line, git_commit, machine, versions
+
+    return {
+        "command": command_line(),
+        "settings": settings,
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "machine": machine(),
+    }

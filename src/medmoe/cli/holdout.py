@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medmoe.cli.common import Columns, Json, Settings, console, open_data, pairs_of, recipe_of, say, write_json
+from medmoe.cli.common import Columns, Json, Settings, console, made_by, open_data, pairs_of, recipe_of, say, write_json
 
 if TYPE_CHECKING:
     from medmoe.data.sources.base import Source
@@ -61,7 +61,7 @@ def holdout(
     out.mkdir(parents=True, exist_ok=True)
     if judge:
         outcomes = run_folds(setup, folds, seeds, out, tell=tell)
-        results = summarise(outcomes, facts, resamples=resamples) | _made_by(settings)
+        results = summarise(outcomes, facts, resamples=resamples) | made_by(settings)
         page = write_page(results)
         (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         (out / "table.md").write_text(page, encoding="utf-8")
@@ -92,15 +92,3 @@ def _fit_to_all(setup: Setup, model: MedVLM, folder: Path) -> Path:
     nobody = Fold("none", np.zeros(len(facts.keys), dtype=bool), facts.modalities)
     router, gates = fit_router(setup.bank, facts, nobody, setup.config, setup.rules, seed=setup.config.train.seed)
     return save_router(model, router, next(iter(gates.values())), folder)
-
-
-def _made_by(settings: list[str]) -> dict[str, Any]:
-    from medmoe.rundir import command_line, git_commit, machine, versions
-
-    return {
-        "command": command_line(),
-        "settings": settings,
-        "versions": versions(),
-        "git_commit": git_commit(),
-        "machine": machine(),
-    }

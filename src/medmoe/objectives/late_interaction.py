@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +11,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from medmoe.errors import ConfigError
-from medmoe.objectives.groups import Rows, check_negatives, over_groups, words_of
-from medmoe.objectives.local import local_loss
+from medmoe.objectives.groups import check_negatives
+from medmoe.objectives.local import loss_over_pairs
 from medmoe.types import Batch, Output
 
 
@@ -98,17 +99,5 @@ def late_interaction(
         ConfigError: If an option isn't allowed.
     """
     check_negatives(negatives, where="objective_options.late_interaction.negatives")
-    found = words_of(output, batch)
-    if found is None:
-        return None
-    words, word_mask = found
-    regions, told = output.image.regions, word_mask.any(1)
-
-    def loss_of(rows: Rows) -> Tensor:
-        similarity = late_interaction_similarity(
-            regions[rows], words[rows], word_mask[rows], tau_region=tau_region, chunk=chunk
-        )
-        report_id = None if batch.report_id is None else batch.report_id[rows]
-        return local_loss(similarity, tau_scale=tau_scale, report_id=report_id, mask=told[rows])
-
-    return over_groups(loss_of, batch, told, negatives)
+    compare = partial(late_interaction_similarity, tau_region=tau_region, chunk=chunk)
+    return loss_over_pairs(output, batch, compare, tau_scale=tau_scale, negatives=negatives)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -118,6 +121,30 @@ def local_alignment(
         ConfigError: If `negatives` is none of these.
     """
     check_negatives(negatives, where="objective_options.local.negatives")
+    compare = partial(word_region_similarity, tau_attention=tau_attention, tau_aggregate=tau_aggregate, chunk=chunk)
+    return loss_over_pairs(output, batch, compare, tau_scale=tau_scale, negatives=negatives)
+
+
+def loss_over_pairs(
+    output: Output,
+    batch: Batch,
+    compare: Callable[[Tensor, Tensor, Tensor], Tensor],
+    *,
+    tau_scale: float,
+    negatives: str,
+) -> Tensor | None:
+    """`local_loss` of the batch's pairs under a similarity of words and regions, within each group of negatives.
+
+    Args:
+        output: Uses `image.regions`, `text.words` and `text.word_mask`.
+        batch: Uses `report_id`, `has_report` and `modality`.
+        compare: (regions, words, word_mask) of b samples → [b, b].
+        tau_scale: Multiplier of the similarities.
+        negatives: One of `medmoe.objectives.groups.NEGATIVES`.
+
+    Returns:
+        [] float32 loss, or None when no sample has a word.
+    """
     found = words_of(output, batch)
     if found is None:
         return None
@@ -125,14 +152,7 @@ def local_alignment(
     regions, told = output.image.regions, word_mask.any(1)
 
     def loss_of(rows: Rows) -> Tensor:
-        similarity = word_region_similarity(
-            regions[rows],
-            words[rows],
-            word_mask[rows],
-            tau_attention=tau_attention,
-            tau_aggregate=tau_aggregate,
-            chunk=chunk,
-        )
+        similarity = compare(regions[rows], words[rows], word_mask[rows])
         report_id = None if batch.report_id is None else batch.report_id[rows]
         return local_loss(similarity, tau_scale=tau_scale, report_id=report_id, mask=told[rows])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medmoe.data.sources.base import Source
+from medmoe.data.sources.base import Source, content_of
 from medmoe.errors import DataError
 from medmoe.types import Sample
 
@@ -36,3 +36,7 @@ class Rows:
     def facts(self, index: int) -> Sample:
         """Give what is known of a sample without reading pixels."""
         return self.source.facts(self.rows[index])
+
+    def content(self, index: int) -> bytes:
+        """Give what tells one image from another."""
+        return content_of(self.source, self.rows[index])
