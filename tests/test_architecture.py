@@ -34,7 +34,7 @@ LEVELS = {
     **dict.fromkeys(["predictor", "evaluate", "embed", "doubts"], 7),
     **dict.fromkeys(["train", "index", "benchmarks"], 8),
     **dict.fromkeys(["serve", "recipes", "report", "doctor", "progress"], 9),
-    **dict.fromkeys(["summary", "ablation", "holdout"], 10),
+    **dict.fromkeys(["summary", "ablation", "holdout", "speed"], 10),
     "cli": 11,
     "__main__": 12,
 }
@@ -43,16 +43,16 @@ COMPONENTS = {"data", "encoders", "experts", "heads", "layers", "model", "object
 
 # package → where it may be imported: a file, or a folder when it ends with /
 PLACES = {
-    "timm": ["encoders/vision.py"],
+    "timm": ["encoders/vision.py", "speed/"],
     "transformers": ["adapters/", "encoders/text.py", "data/text.py"],
     "tokenizers": ["data/text.py"],
     "pyarrow": ["data/"],
-    "pydicom": ["data/dicom.py"],
+    "pydicom": ["data/dicom.py", "speed/"],
     "sklearn": ["tasks/", "data/"],
-    "torchvision": ["adapters/", "data/"],
+    "torchvision": ["adapters/", "data/", "speed/"],
     "typer": ["cli/"],
     "rich": ["cli/", "progress.py"],
-    "PIL": ["adapters/", "data/", "predictor.py", "report/", "serve.py"],
+    "PIL": ["adapters/", "data/", "predictor.py", "report/", "serve.py", "speed/"],
     "pydantic": ["config.py", "serve.py"],
     "safetensors": ["adapters/", "folder.py", "checkpoint.py", "encoders/pretrained.py"],
 }
