@@ -39,7 +39,7 @@ def tiny() -> RunConfig:
             vision=VisionConfig(name="tiny", image_size=64, channels=(24, 48, 96, 128), norm="batch"),
             text=TextConfig(name="tiny", width=128, depth=1, heads=4, max_words=48),
             experts=ExpertConfig(
-                shared=1, zero=True, width=64, grid=8, levels=(0, 1), kernel=1, conv="dense", norm="layer"
+                shared=1, zero=True, width=64, grid=8, levels=(0, 1), kernel=1, layers=1, conv="dense", norm="layer"
             ),
             embed_dim=128,
             pool="pyramid",
