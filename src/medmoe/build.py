@@ -98,6 +98,7 @@ def build_experts(config: ExpertConfig, channels: Sequence[int], modalities: int
             conv=config.conv,
             norm=config.norm,
             interpolation=config.interpolation,
+            upsample=config.upsample,
             zero=zero,
         )
 

@@ -106,6 +106,8 @@ class ExpertConfig(Config):
         conv: dense or separable.
         norm: group, layer (each place by itself) or batch.
         interpolation: grid, or flattened: a known defect, to compare with.
+        upsample: Whether coarse levels are brought to the grid first, before the block (the paper's), or last: two
+            thirds of the multiply-adds.
         rank: Rank of the special experts' maps, which then are low-rank corrections of the shared expert; None: whole
             experts.
     """
@@ -123,6 +125,7 @@ class ExpertConfig(Config):
     conv: str = "separable"
     norm: str = "group"
     interpolation: str = "grid"
+    upsample: str = "first"
     rank: int | None = Field(None, ge=1)
 
 

@@ -183,7 +183,8 @@ class TimmPyramid(nn.Module):
         features = self.backbone(image)
         levels = [features[i] for i in self._kept]
         if self._channels_last:
-            levels = [level.permute(0, 3, 1, 2).contiguous() for level in levels]  # [B, H, W, C] -> [B, C, H, W]
+            # [B, H, W, C] -> [B, C, H, W], channels innermost in memory: what reads them multiplies them where they lie
+            levels = [level.permute(0, 3, 1, 2) for level in levels]
         return Pyramid(tuple(levels))
 
 
