@@ -28,6 +28,8 @@ class VisionConfig(Config):
         channels: C_l of `tiny`; other encoders know their own.
         norm: Norm of `tiny`: group, layer or batch.
         measures: What `descriptor` takes: some of colour, grey_levels, layout and texture.
+        checkpoint: Whether its blocks are run again in the backward, so that training holds less of them (activation
+            checkpointing); not for encoders with batch norms, nor for `descriptor`.
     """
 
     name: str = "tiny"
@@ -35,6 +37,7 @@ class VisionConfig(Config):
     channels: tuple[int, ...] = (32, 64, 128, 256)
     norm: str = "group"
     measures: tuple[str, ...] = ("colour", "grey_levels", "layout", "texture")
+    checkpoint: bool = False
 
 
 class TextConfig(Config):

@@ -140,7 +140,9 @@ class PyramidExpert(nn.Module):
 
     def scale_attention(self, features: Sequence[Tensor]) -> Tensor:
         """Give β [B, L, G, G] of every F(l) [B, D, G, G]: sums to one over the levels at every location."""
-        weights = self.scale.weight[:, :, 0, 0].chunk(len(features), dim=1)  # [L, D] for each level: no copy beside another
+        weights = self.scale.weight[:, :, 0, 0].chunk(
+            len(features), dim=1
+        )  # [L, D] for each level: no copy beside another
         parts = [F.linear(one.permute(0, 2, 3, 1), weight) for one, weight in zip(features, weights, strict=True)]
         logits = sum((part.float() for part in parts[1:]), parts[0].float() + self.scale.bias.float())  # type: ignore[union-attr]
         return logits.softmax(dim=-1).permute(0, 3, 1, 2)  # [B, G, G, L] → [B, L, G, G]
