@@ -144,13 +144,16 @@ class PyramidExpert(nn.Module):
             len(features), dim=1
         )  # [L, D] for each level: no copy beside another
         parts = [F.linear(one.permute(0, 2, 3, 1), weight) for one, weight in zip(features, weights, strict=True)]
-        logits = sum((part.float() for part in parts[1:]), parts[0].float() + self.scale.bias.float())  # type: ignore[union-attr]
+        assert self.scale.bias is not None
+        logits = self.scale.bias.float()
+        for part in parts:
+            logits = logits + part.float()
         return logits.softmax(dim=-1).permute(0, 3, 1, 2)  # [B, G, G, L] → [B, L, G, G]
 
     def forward(self, pyramid: Pyramid) -> Tensor:
         """Fuse the levels into regions [B, D, G, G]."""
         features = self.features(pyramid)
-        betas = self.scale_attention(features).to(features[0].dtype).split(1, dim=1)  # L of [B, 1, G, G]
+        betas = self.scale_attention(features).to(features[0].dtype).chunk(len(features), dim=1)  # L of [B, 1, G, G]
         fused = betas[0] * features[0]
         for beta, feature in zip(betas[1:], features[1:], strict=True):
             fused = torch.addcmul(fused, beta, feature)

@@ -58,7 +58,7 @@ def tiny() -> RunConfig:
 def medmoe() -> RunConfig:
     """The paper's system: Swin-T, six separate experts from scratch, frozen BERT-base.
 
-    One thing is cheaper than the paper's: coarse levels are brought to the grid after the experts' block, not before it.
+    One thing is cheaper than the paper's: coarse levels are brought to the grid after the experts' block, not before.
     """
     return RunConfig(
         recipe="medmoe",

@@ -1,4 +1,4 @@
-"""The vision path: Swin-T with six experts beside Swin-T alone and the published dense path; more experts; recomputing."""
+"""The vision path: Swin-T with six experts, beside Swin-T alone and the published dense path; more experts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _config(size: Size) -> ModelConfig:
     changes: dict[str, Any] = {"text": TextConfig(width=16, depth=1, heads=2)}
     if size.small:
         vision = config.vision.model_copy(update={"image_size": 32})
-        changes |= {"vision": vision, "experts": config.experts.model_copy(update={"width": 8, "grid": 4})}
+        changes |= {"vision": vision, "experts": config.experts.model_copy(update={"width": 16, "grid": 4})}
     return config.model_copy(update=changes)
 
 
