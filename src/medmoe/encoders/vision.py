@@ -94,9 +94,8 @@ class TinyPyramid(nn.Module):
         levels: list[Tensor] = []
         x = torch.cat([image, _places(image)], dim=1)  # [B, 3 + 2, H, W]
         for stage in self.stages:
-            x = (
-                recomputed(stage, x, use_reentrant=False) if self.recompute else stage(x)
-            )  # [B, C_l, H/2^(l+2), W/2^(l+2)]
+            # to [B, C_l, H/2^(l+2), W/2^(l+2)], level by level
+            x = recomputed(stage, x, use_reentrant=False) if self.recompute else stage(x)
             levels.append(x)
         return Pyramid(tuple(levels))
 

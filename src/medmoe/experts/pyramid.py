@@ -140,9 +140,8 @@ class PyramidExpert(nn.Module):
 
     def scale_attention(self, features: Sequence[Tensor]) -> Tensor:
         """Give β [B, L, G, G] of every F(l) [B, D, G, G]: sums to one over the levels at every location."""
-        weights = self.scale.weight[:, :, 0, 0].chunk(
-            len(features), dim=1
-        )  # [L, D] for each level: no copy beside another
+        # [L, D] for each level, so that the features needn't be copied beside each other
+        weights = self.scale.weight[:, :, 0, 0].chunk(len(features), dim=1)
         parts = [F.linear(one.permute(0, 2, 3, 1), weight) for one, weight in zip(features, weights, strict=True)]
         assert self.scale.bias is not None
         logits = self.scale.bias.float()
