@@ -38,7 +38,7 @@ def build_vision(config: VisionConfig) -> nn.Module:
     if config.norm not in NORMS:
         raise ConfigError(unknown("norm", config.norm, NORMS), where="model.vision.norm")
     if config.name == "tiny":
-        return VISION["tiny"](channels=config.channels, norm=config.norm)
+        return VISION["tiny"](channels=config.channels, norm=config.norm, recompute=config.checkpoint)
     if config.norm != VisionConfig().norm:
         raise ConfigError(
             f"norm={config.norm} is a choice for 'tiny'; {config.name!r} has its own norms",
@@ -46,8 +46,10 @@ def build_vision(config: VisionConfig) -> nn.Module:
             remedy="leave it out",
         )
     if config.name == "descriptor":
+        if config.checkpoint:
+            raise ConfigError("'descriptor' learns nothing, so nothing is kept", where="model.vision.checkpoint")
         return VISION["descriptor"](config.image_size, measures=config.measures)
-    return VISION["timm"](config.name, image_size=config.image_size)
+    return VISION["timm"](config.name, image_size=config.image_size, recompute=config.checkpoint)
 
 
 def build_text(config: TextConfig) -> nn.Module:
@@ -98,6 +100,7 @@ def build_experts(config: ExpertConfig, channels: Sequence[int], modalities: int
             conv=config.conv,
             norm=config.norm,
             interpolation=config.interpolation,
+            upsample=config.upsample,
             zero=zero,
         )
 

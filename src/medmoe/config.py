@@ -28,6 +28,8 @@ class VisionConfig(Config):
         channels: C_l of `tiny`; other encoders know their own.
         norm: Norm of `tiny`: group, layer or batch.
         measures: What `descriptor` takes: some of colour, grey_levels, layout and texture.
+        checkpoint: Whether its blocks are run again in the backward, so that training holds less of them (activation
+            checkpointing); not for encoders with batch norms, nor for `descriptor`.
     """
 
     name: str = "tiny"
@@ -35,6 +37,7 @@ class VisionConfig(Config):
     channels: tuple[int, ...] = (32, 64, 128, 256)
     norm: str = "group"
     measures: tuple[str, ...] = ("colour", "grey_levels", "layout", "texture")
+    checkpoint: bool = False
 
 
 class TextConfig(Config):
@@ -106,6 +109,8 @@ class ExpertConfig(Config):
         conv: dense or separable.
         norm: group, layer (each place by itself) or batch.
         interpolation: grid, or flattened: a known defect, to compare with.
+        upsample: Whether coarse levels are brought to the grid first, before the block (the paper's), or last: two
+            thirds of the multiply-adds.
         rank: Rank of the special experts' maps, which then are low-rank corrections of the shared expert; None: whole
             experts.
     """
@@ -123,6 +128,7 @@ class ExpertConfig(Config):
     conv: str = "separable"
     norm: str = "group"
     interpolation: str = "grid"
+    upsample: str = "first"
     rank: int | None = Field(None, ge=1)
 
 
