@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from medmoe.data.sources.base import Source, content_of
+from medmoe.data.sources.base import Source, content_of, reduced
 from medmoe.data.sources.manifest import ManifestSource
 from medmoe.data.sources.manifest_table import find_manifest
 from medmoe.data.sources.phantom import PhantomSource
@@ -54,6 +54,10 @@ class ConcatSource:
     def content(self, index: int) -> bytes:
         """Give what tells one image from another."""
         return content_of(*self._find(index))
+
+    def reduced(self, at_least: int) -> ConcatSource:
+        """Give the same samples, read at a reduced scale where their sources can."""
+        return ConcatSource([reduced(source, at_least) for source in self.sources])
 
     def _find(self, index: int) -> tuple[Source, int]:
         """Find the source of a sample and its index there."""
