@@ -141,7 +141,9 @@ def _plain(header: Any) -> NDArray[Any] | None:
     if _get(header, "PhotometricInterpretation") not in _GREY or int(_get(header, "NumberOfFrames") or 1) != 1:
         return None
     raw = [header.get_item(_TAGS[name]) for name in _SHAPE]
-    numbers = [getattr(element, "value", None) for element in raw]  # two bytes each, which are quick to convert here
+    numbers: list[Any] = [
+        getattr(element, "value", None) for element in raw
+    ]  # two bytes each, which are quick to convert here
     if not all(isinstance(number, bytes) and len(number) == 2 for number in numbers):
         return None
     height, width, samples, allocated, stored, signed = struct.unpack("<6H", b"".join(numbers))

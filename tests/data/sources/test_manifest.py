@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from medmoe.data.sources.base import Source
-from medmoe.data.sources.manifest import ManifestSource, parse_labels
+from medmoe.data.sources.cells import parse_labels
+from medmoe.data.sources.manifest import ManifestSource
 from medmoe.errors import DataError
 from medmoe.types import Box
 
