@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from medmoe.speed.item import Item
-from medmoe.speed.items import local
+from medmoe.speed.items import dicom, jpeg, local, shards, waiting
 
-ITEMS: dict[str, Item] = {item.name: item for item in (*local.ITEMS,)}
+ITEMS: dict[str, Item] = {
+    item.name: item for item in (*local.ITEMS, *jpeg.ITEMS, *shards.ITEMS, *dicom.ITEMS, *waiting.ITEMS)
+}
