@@ -122,7 +122,8 @@ def open_source(
         # Two files of the same name would give the same keys: then keys begin with the whole path.
         if shards is not None:
             if split is not None and not fallback:
-                raise DataError(f"no split {split!r}: tars have none", where=part, remedy="name the tars of each split")
+                remedy = "ask for no split (--split all), and name the tars of each"
+                raise DataError(f"no split {split!r}: tars have none", where=part, remedy=remedy)
             return ShardSource(shards, whole_paths=any(files[path.name] > 1 for path in shards), **told)
         clash = files[find_manifest(Path(part)).name] > 1
         return ManifestSource(
