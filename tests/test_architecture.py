@@ -58,6 +58,7 @@ PLACES = {
 }
 # Optional packages: whichever file imports one is the only one that does.
 IN_ONE_FILE = ["huggingface_hub", "faiss", "nibabel", "onnx", "onnxruntime", "fastapi", "uvicorn", "open_clip", "ray"]
+IN_ONE_FILE += ["simplejpeg", "webdataset"]
 NEVER = ["pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "requests", "pandas", "matplotlib"]
 
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 450, 70

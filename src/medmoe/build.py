@@ -13,7 +13,7 @@ from medmoe.config import ExpertConfig, ModelConfig, RouterConfig, RunConfig, Te
 from medmoe.data.crops import RandomCrop
 from medmoe.data.loader import Loader
 from medmoe.data.preprocess import Preprocess
-from medmoe.data.sources.base import Source
+from medmoe.data.sources.base import Source, reduced
 from medmoe.data.sources.remembered import RememberedSource
 from medmoe.data.text import ReportTokenizer
 from medmoe.data.transforms import Augment
@@ -288,6 +288,9 @@ def build_loader(
     data = config.data
     augment = Augment(strength=data.augment, flip=data.flip) if train and data.augment > 0 else None
     preprocess = preprocess_of(model.assets.preprocess)
+    crop = RandomCrop(chance=data.crop) if train and data.crop > 0 else None
+    if train and data.scaled_decode:
+        source = reduced(source, preprocess.size if crop is None else crop.needs(preprocess.size))
     if train and data.cache_mb > 0:
         source = RememberedSource(source, preprocess.shrink, data.cache_mb)
     return Loader(
@@ -298,7 +301,7 @@ def build_loader(
         batch_size=data.batch_size,
         train=train,
         augment=augment,
-        crop=RandomCrop(chance=data.crop) if train and data.crop > 0 else None,
+        crop=crop,
         batching=data.batching,
         within_fraction=data.within_fraction,
         balance=data.balance,

@@ -95,10 +95,12 @@ def fit(
             if last or state.step == 1 or state.step % config.train.log_every == 0:
                 watch(run.log(train_row(state, loss, output, norm, meter, config)))
             if val_loader is not None and (last or state.step % config.train.val_every == 0):
-                watch(run.log(validate(state, val_loader, config, device)))
+                with meter.paused():
+                    watch(run.log(validate(state, val_loader, config, device)))
             if last or state.step % config.train.save_every == 0:
                 check_finite(state.step, loss, norm)
-                save(state, run, config)
+                with meter.paused():
+                    save(state, run, config)
     except KeyboardInterrupt:
         save(state, run, config)
         raise Interrupted(f"stopped at step {state.step}, saved in {run.path}; go on with --resume latest") from None
@@ -244,7 +246,7 @@ def check_finite(step: int, loss: Loss, norm: Tensor) -> None:
 
 
 class Meter:
-    """Throughput and the share of time spent waiting for data, since the last reading."""
+    """Throughput and the share of the steps' time spent waiting for data, since the last reading."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
@@ -253,6 +255,13 @@ class Meter:
     def count(self, images: int) -> None:
         """Count images of a step."""
         self.images += images
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the time of what is no step: with it, waiting would look shorter than it is."""
+        begun = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - begun
 
     def read(self) -> dict[str, float]:
         """Give images a second and the waiting share, and start anew."""

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from medmoe.speed.item import Item
-from medmoe.speed.items import local, vision
+from medmoe.speed.items import dicom, jpeg, local, shards, vision, waiting
 
-ITEMS: dict[str, Item] = {item.name: item for item in (*local.ITEMS, *vision.ITEMS)}
+ITEMS: dict[str, Item] = {
+    item.name: item
+    for item in (
+        *local.ITEMS,
+        *vision.ITEMS,
+        *jpeg.ITEMS,
+        *shards.ITEMS,
+        *dicom.ITEMS,
+        *waiting.ITEMS,
+    )
+}
