@@ -129,6 +129,7 @@ class Changes:
         sigma: [B] float32 standard deviation of the blur in pixels; 0: none.
         noise: [B] float32 standard deviation of the noise.
         seed: Of the noise.
+        fill: Grey level of what the geometry brings in from outside, in [0, 1].
     """
 
     gamma: Tensor
@@ -140,6 +141,7 @@ class Changes:
     sigma: Tensor
     noise: Tensor
     seed: int
+    fill: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

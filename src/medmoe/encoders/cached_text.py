@@ -53,7 +53,7 @@ class CachedText(nn.Module):
         width: C.
         vocab_size: Number of pieces the encoder knows.
         max_pieces: Longest report; longer ones are cut.
-        asked: Reports asked for so far.
+        asked: Reports asked for since `read`.
         found: Reports of those that the encoder wasn't run on.
 
     Raises:
@@ -104,6 +104,14 @@ class CachedText(nn.Module):
         self.found += len(keys) - len(missing)
         return self._gather(tokens, host.word_mask, [known[key] for key in keys])
 
+    def read(self) -> dict[str, Any]:
+        """Give the share of reports that were known, and why no more are kept, if so; and start to count anew."""
+        row: dict[str, Any] = {"text_known": self.found / max(self.asked, 1)}
+        if self.store.refused:
+            row["text_cache"] = self.store.refused
+        self.asked = self.found = 0
+        return row
+
     @torch.no_grad()
     def _encode(
         self, host: Tokens, missing: dict[bytes, int], pieces: NDArray[Any], words: NDArray[Any]
@@ -149,9 +157,8 @@ class CachedText(nn.Module):
 def _lengths(tokens: Tokens) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Count the pieces [B] and words [B] of each report, up to its last one."""
     used = (tokens.mask | (tokens.word >= 0)).numpy()
-    last = used.shape[1] - used[:, ::-1].argmax(1)
-    words = tokens.word.numpy().max(1, initial=-1) + 1
-    return np.where(used.any(1), last, 0), words
+    pieces = (used * np.arange(1, used.shape[1] + 1)).max(1, initial=0)
+    return pieces, tokens.word.numpy().max(1, initial=-1) + 1
 
 
 def _keys(tokens: Tokens, pieces: NDArray[np.int64]) -> list[bytes]:
