@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medmoe.encoders.text import HFText, Layout, TinyText, aggregate_words, cut, first_piece, mean_pieces
+from medmoe.encoders.text import HFText, Layout, TinyText, aggregate_words, attend, cut, first_piece, mean_pieces
 from medmoe.errors import ModelError
 from medmoe.types import Tokens
 
@@ -277,3 +277,18 @@ def test_minilm_from_its_folder_equals_transformers_own_output():
     expected = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
     torch.testing.assert_close(encoder(tokens).report, expected)
     assert encoder.width == 384
+
+
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_attention_by_plain_products_equals_the_fused_one(pieces: int):
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(3, 2, pieces, 4, generator=draw).bfloat16().requires_grad_() for _ in range(3))
+    keys = (torch.arange(pieces)[None] < torch.tensor([1, 2, 7])[:, None])[:, None, None, :]
+    weight = torch.randn(3, 2, pieces, 4, generator=draw)
+    plain = attend(q, k, v, keys)
+    fused = attend(q.float(), k.float(), v.float(), keys)
+    torch.testing.assert_close(plain.float(), fused, atol=0.03, rtol=0.02)
+    own = torch.autograd.grad((plain.float() * weight).sum(), (q, k, v))
+    other = torch.autograd.grad((fused * weight).sum(), (q, k, v))
+    for one, same in zip(own, other, strict=True):
+        torch.testing.assert_close(one.float(), same.float(), atol=0.06, rtol=0.05)

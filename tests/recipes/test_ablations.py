@@ -32,7 +32,9 @@ SMALL = (
 
 
 def config(grid: str, arm: str) -> RunConfig:
-    return arm_config(ABLATIONS[grid], arm, settings=SMALL)
+    own = {setting.split("=")[0] for setting in ABLATIONS[grid].arms[arm].settings}
+    small = [setting for setting in SMALL if setting.split("=")[0] not in own]  # what an arm is about stays
+    return arm_config(ABLATIONS[grid], arm, settings=small)
 
 
 def made(grid: str, arm: str) -> tuple[MedVLM, RunConfig]:
@@ -59,6 +61,14 @@ def test_arms_are_held_against_arms_of_their_grid_and_no_two_are_the_same(grid: 
     assert all(arm.against != name for name, arm in ablation.arms.items())
     plain = [config(grid, arm).model_copy(update={"recipe": ""}) for arm in ablation.arms]
     assert all(one != other for place, one in enumerate(plain) for other in plain[:place])
+
+
+def test_arms_of_the_local_path_differ_in_one_setting_from_what_they_are_held_against():
+    grid = ABLATIONS["local_path"]
+    for name, arm in grid.arms.items():
+        if name != grid.reference:
+            other = grid.arms[arm.against or grid.reference]
+            assert len(set(arm.settings) - set(other.settings)) == 1, name
 
 
 @pytest.mark.parametrize(

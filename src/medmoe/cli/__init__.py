@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from medmoe.cli import ablate, data, embed, evaluate, holdout, models, report, train
+from medmoe.cli import ablate, bench, data, embed, evaluate, holdout, models, report, train
 from medmoe.cli.common import escape
 from medmoe.errors import UserError
 
@@ -24,6 +24,7 @@ app.command("eval")(evaluate.evaluate_command)
 app.command()(embed.embed)
 app.command()(ablate.ablate)
 app.command()(holdout.holdout)
+app.command()(bench.bench)
 app.command()(report.report)
 app.command()(models.models)
 app.command()(models.config)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def ablate(
-    grid: Annotated[str, typer.Argument(help="Grid: routing or designs.")],
+    grid: Annotated[str, typer.Argument(help="Grid: routing, designs or local_path.")],
     out: Annotated[Path, typer.Option(help="Folder of all runs; what is done in it isn't run again.")],
     seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = 3,
     arms: Annotated[str | None, typer.Option(help="Arms of the grid, comma-separated; all if left out.")] = None,

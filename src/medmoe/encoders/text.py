@@ -102,6 +102,18 @@ class Layout:
         return flat.view(*self.mask.shape, pieces.shape[1])
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, *, dropout: float = 0.0) -> Tensor:
+    """Let queries [B, heads, T, c] attend to the keys that a mask [B, 1, 1, T] allows.
+
+    torch's fused attention, but for bfloat16 on a CPU, where its backward pass takes seven times as long as that of
+    the plain products.
+    """
+    if q.device.type != "cpu" or q.dtype == torch.float32:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=keys, dropout_p=dropout)
+    score = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(2, 3)).masked_fill(~keys, torch.finfo(q.dtype).min)
+    return torch.matmul(F.dropout(score.softmax(dim=-1), dropout), v)
+
+
 class Block(nn.Module):
     """A pre-norm transformer layer (Xiong et al., 2020, https://arxiv.org/abs/2002.04745)."""
 
@@ -120,7 +132,7 @@ class Block(nn.Module):
             2, 0, 3, 1, 4
         )  # [B, heads, T, C/heads]
         rate = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=layout.keys, dropout_p=rate)
+        y = attend(q, k, v, layout.keys, dropout=rate)
         y = layout.pack(y.transpose(1, 2).flatten(2))
         x = x + F.dropout(self.out(y), self.dropout, self.training)
         return x + F.dropout(self.mlp(self.norm_mlp(x)), self.dropout, self.training)

@@ -171,7 +171,34 @@ DESIGNS = Ablation(
     },
 )
 
-ABLATIONS: dict[str, Ablation] = {"routing": ROUTING, "designs": DESIGNS}
+
+def _path(**changes: object) -> tuple[str, ...]:
+    """Shape every expert's path from levels to regions; all of it is said, so that it doesn't hang on the recipe."""
+    whole = {"width": 64, "grid": 8, "levels": [0, 1], "kernel": 1, "layers": 3, "conv": "dense", **changes}
+    return tuple(f"model.experts.{key}={_json(value)}" for key, value in whole.items())
+
+
+LOCAL_PATH = Ablation(
+    about="How fine, wide and deep a local path is worth its cost?",
+    recipe="tiny",
+    reference="grid_8",
+    arms={
+        "grid_8": Arm("8×8 regions of 64 channels from the two finest levels, three layers of 1×1", _path()),
+        "grid_4": Arm("4×4 regions: a quarter of the places", _path(grid=4)),
+        "grid_16": Arm("16×16 regions: four times the places", _path(grid=16)),
+        "width_32": Arm("32 channels", _path(width=32)),
+        "width_128": Arm("128 channels", _path(width=128)),
+        "level_0": Arm("the finest level alone", _path(levels=[0])),
+        "all_levels": Arm("all four levels: a region sees most of the image", _path(levels=[0, 1, 2, 3])),
+        "layers_1": Arm("one layer in place of three", _path(layers=1)),
+        "kernel_3": Arm("3×3 convolutions: a region sees its neighbours", _path(kernel=3)),
+        "separable_3": Arm(
+            "3×3 convolutions of each channel by itself, then 1×1", _path(kernel=3, conv="separable"), "kernel_3"
+        ),
+    },
+)
+
+ABLATIONS: dict[str, Ablation] = {"routing": ROUTING, "designs": DESIGNS, "local_path": LOCAL_PATH}
 
 
 def ablation_of(name: str) -> Ablation:
