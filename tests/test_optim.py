@@ -176,3 +176,29 @@ def test_an_average_is_a_copy():
     average = WeightAverage(model, 0.9)
     model.weight.data.fill_(9.0)
     assert not (average.weights["weight"] == 9.0).any()
+
+
+def test_the_average_of_all_weights_at_once_is_that_of_each_by_itself():
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Linear(2, 1).to(torch.float64))
+    average = WeightAverage(model, 0.7)
+    expected = {name: value.clone() for name, value in average.weights.items()}
+    for number in range(3):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(number + 1)
+        model[1].num_batches_tracked += 1
+        average.update(model, number)
+        decay = min(0.7, (1 + number) / (10 + number))
+        for name, value in model.state_dict().items():
+            moving = value.dtype.is_floating_point
+            expected[name] = expected[name].lerp(value, 1 - decay) if moving else value.clone()
+    assert average.weights.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(average.weights[name], value, rtol=1e-6, atol=1e-7)
+
+
+def test_the_average_is_moved_without_reading_a_value_back():
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).to("meta")
+    average = WeightAverage(model, 0.9)
+    average.update(model, 5)  # on the meta device there is no value to read
+    assert {value.device.type for value in average.weights.values()} == {"meta"}

@@ -17,8 +17,9 @@ from medmoe.data.sources.base import Source, reduced
 from medmoe.data.sources.remembered import RememberedSource
 from medmoe.data.text import ReportTokenizer
 from medmoe.data.transforms import Augment
+from medmoe.encoders.cached_text import CachedText
 from medmoe.encoders.pretrained import LoadReport, load_matching
-from medmoe.encoders.text import TEXT
+from medmoe.encoders.text import TEXT, HFText
 from medmoe.encoders.vision import VISION
 from medmoe.errors import ConfigError, DataError, ModelError, unknown
 from medmoe.experts.low_rank import LowRankExpert
@@ -301,6 +302,7 @@ def build_loader(
         batch_size=data.batch_size,
         train=train,
         augment=augment,
+        augment_on=data.augment_on,
         crop=crop,
         batching=data.batching,
         within_fraction=data.within_fraction,
@@ -312,6 +314,21 @@ def build_loader(
         quarantine=quarantine,
         foreign=foreign,
     )
+
+
+def build_text_cache(model: MedVLM, config: RunConfig, run: Path) -> CachedText | None:
+    """Open what is known of reports under a frozen text encoder; None for another one, or where nothing is kept.
+
+    Args:
+        model: With the weights that it keeps.
+        config: Its `train.text_cache` says whether and where.
+        run: The run's folder, in which it is kept unless another folder is named.
+    """
+    settings = config.train
+    if not settings.text_cache or not isinstance(model.text, HFText) or not model.text.frozen:
+        return None
+    folder = run / "cache" / "text" if settings.text_cache is True else Path(settings.text_cache)
+    return CachedText.in_folder(model.text, folder, limit_mb=settings.text_cache_mb, kind=settings.text_cache_type)
 
 
 def initialise(model: MedVLM, parts: dict[str, str]) -> dict[str, LoadReport]:

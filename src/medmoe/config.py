@@ -171,6 +171,7 @@ class DataConfig(Config):
         within_fraction: That part.
         balance: 0 samples modalities as they come, 1 equally often.
         augment: Strength of augmentation, 0 to switch it off.
+        augment_on: Who augments: each sample the `worker` that read it, or whole batches the `device` of the model.
         flip: Whether images may be mirrored; reports that say left or right become false.
         crop: Share of the training images of which a random part is taken, mirrored or not; for training a router
             without reports, of which findings are cropped away.
@@ -187,6 +188,7 @@ class DataConfig(Config):
     within_fraction: float = Field(0.5, gt=0, le=1)
     balance: float = Field(0.0, ge=0, le=1)
     augment: float = Field(1.0, ge=0)
+    augment_on: Literal["worker", "device"] = "worker"
     flip: bool = False
     crop: float = Field(0.0, ge=0, le=1)
     workers: int = Field(1, ge=0)
@@ -208,6 +210,12 @@ class TrainConfig(Config):
         clip: Largest gradient norm.
         accum_freq: Batches of a step; adds no negatives.
         precision: fp32 or bf16 (autocast).
+        compile: Whether forward and objectives go through torch.compile.
+        compile_backend: What compiles them: inductor, or another of torch's, such as eager, which only traces.
+        text_cache: Whether a frozen text encoder's features of each report are kept on disk, in the run folder; or the
+            folder to keep them in, which several runs may share.
+        text_cache_mb: Megabytes that may be kept; a report beyond them is encoded anew each time.
+        text_cache_type: float32, or float16: half the space, features rounded to three digits.
         ema: Decay of an averaged copy of the weights that is evaluated and saved, or None.
         grow_at: Share of the steps after which growing experts part.
         freeze: Patterns of parameter names that stay as they are.
@@ -226,6 +234,11 @@ class TrainConfig(Config):
     clip: float = Field(1.0, gt=0)
     accum_freq: int = Field(1, ge=1)
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    compile_backend: str = "inductor"
+    text_cache: bool | str = True
+    text_cache_mb: int = Field(2048, ge=1)
+    text_cache_type: Literal["float32", "float16"] = "float32"
     ema: float | None = Field(None, gt=0, lt=1)
     grow_at: float = Field(0.4, gt=0, lt=1)
     freeze: tuple[str, ...] = ()

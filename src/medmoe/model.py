@@ -142,9 +142,9 @@ class MedVLM(nn.Module):
         """Multiplier of cosine similarities [], learnt, at most 100 (Radford et al., 2021)."""
         return self.log_scale.float().exp().clamp(max=MAX_LOGIT_SCALE)
 
-    def encode_text(self, tokens: Tokens) -> TextEmbedding:
-        """Bring reports into the joint space."""
-        features = self.text(tokens)
+    def encode_text(self, tokens: Tokens, features: TextFeatures | None = None) -> TextEmbedding:
+        """Bring reports into the joint space; `features` is what the text encoder makes of them, if that is known."""
+        features = self.text(tokens) if features is None else features
         feature = self.text_projection(features.report).float()
         return TextEmbedding(
             embed=F.normalize(feature, dim=-1),
@@ -184,7 +184,7 @@ class MedVLM(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Say everything about a batch that objectives need."""
-        text = None if batch.tokens is None else self.encode_text(batch.tokens)
+        text = None if batch.tokens is None else self.encode_text(batch.tokens, batch.text)
         pyramid = self.vision(batch.image)
         logits = self.image_router(image_statistics(pyramid)).float()
         text_logits = None if text is None else text.logits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import signal
 import threading
@@ -16,19 +17,30 @@ import torch
 from torch import Tensor
 
 from medmoe import checkpoint
-from medmoe.build import build_loader, build_model, build_tokenizer, initialise, put_weights, resolve_data
+from medmoe.build import (
+    build_loader,
+    build_model,
+    build_text_cache,
+    build_tokenizer,
+    initialise,
+    preprocess_of,
+    put_weights,
+    resolve_data,
+)
 from medmoe.config import RunConfig
+from medmoe.data.device_augment import augmented
 from medmoe.data.loader import Loader
 from medmoe.data.sources.base import Source
+from medmoe.encoders.cached_text import CachedText
 from medmoe.encoders.pretrained import LoadReport, freeze, training
 from medmoe.errors import ConfigError, UserError
 from medmoe.folder import find_folder
 from medmoe.leaks import remember
 from medmoe.model import MedVLM
-from medmoe.objectives import total_loss
 from medmoe.objectives.routing import routing_statistics
 from medmoe.optim import WeightAverage, adamw, copy_state, load_state_tensors, set_lr, state_tensors, warmup_cosine
 from medmoe.rundir import RunFolder
+from medmoe.step import Forward, compiled, eager
 from medmoe.types import Batch, Loss, Output
 
 Watch = Callable[[dict[str, Any]], None]
@@ -47,6 +59,8 @@ class State:
     average: WeightAverage | None
     step: int = 0
     loads: dict[str, LoadReport] = field(default_factory=dict)
+    forward: Forward | None = None  # of training steps; None: as it stands
+    text: CachedText | None = None  # what the frozen text encoder made of reports, where that is kept
 
 
 def fit(
@@ -106,6 +120,8 @@ def fit(
         raise Interrupted(f"stopped at step {state.step}, saved in {run.path}; go on with --resume latest") from None
     finally:
         loader.close()
+        if state.text is not None:
+            state.text.store.close()
     model = finish(state)
     model.save_pretrained(run.path / "model")
     return model
@@ -126,8 +142,9 @@ def prepare(
         freeze(model, config.train.freeze)
     model.to(device)
     settings = config.train
+    forward = compiled(config, device) if settings.compile else None
     optimizer = adamw(model, lr=settings.lr, weight_decay=settings.weight_decay, betas=settings.betas)
-    state = State(model, optimizer, None, loads=loads)
+    state = State(model, optimizer, None, loads=loads, forward=forward)
     if saved:
         put_weights(
             model,
@@ -137,6 +154,7 @@ def prepare(
         )
         load_state_tensors(model, optimizer, saved.optimizer)
         state.step = saved.step
+    state.text = build_text_cache(model, config, run.path)
     run.rewind(state.step)
     if settings.ema is not None:
         state.average = WeightAverage(model, settings.ema)
@@ -178,11 +196,10 @@ def train_step(state: State, batches: Iterator[Batch], config: RunConfig, device
     model, settings = training(state.model), config.train
     set_lr(state.optimizer, settings.lr * warmup_cosine(state.step, steps=settings.steps, warmup=settings.warmup))
     state.optimizer.zero_grad(set_to_none=True)
+    forward = state.forward or eager(config, device)
     for _ in range(settings.accum_freq):
-        batch = next(batches).to(device, non_blocking=True)
-        with autocast(settings.precision, device):
-            output = model(batch)
-        loss = total_loss(output, batch, config.objectives, config.objective_options)
+        batch = ready(next(batches), state, device)
+        output, loss = forward(model, batch)
         if loss.total.requires_grad:  # else the batch has nothing that an objective reads
             (loss.total / settings.accum_freq).backward()  # type: ignore[no-untyped-call]
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
@@ -192,11 +209,15 @@ def train_step(state: State, batches: Iterator[Batch], config: RunConfig, device
     return loss, output, norm
 
 
-def autocast(precision: str, device: str) -> contextlib.AbstractContextManager[Any]:
-    """Give the precision's context: float32 does nothing."""
-    if precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+def ready(batch: Batch, state: State, device: str) -> Batch:
+    """Bring a batch to the device, with what is known of its reports, and do there what its augmentation left over."""
+    if state.text is not None and batch.tokens is not None:
+        batch = dataclasses.replace(batch, text=state.text(batch.tokens))
+    batch = batch.to(device, non_blocking=True)
+    if batch.changes is None:
+        return batch
+    assert state.model.assets is not None
+    return augmented(batch, preprocess_of(state.model.assets.preprocess))
 
 
 def grow_step(config: RunConfig) -> int:
@@ -294,6 +315,7 @@ def train_row(
         "router_entropy": float(statistics["entropy"]),
         "load": [round(value, 4) for value in statistics["load"].tolist()],
         "skipped": meter.loader.skipped,
+        **({} if state.text is None else state.text.read()),
         **meter.read(),
     }
 
@@ -301,15 +323,13 @@ def train_row(
 @torch.no_grad()
 def validate(state: State, loader: Loader, config: RunConfig, device: str) -> dict[str, Any]:
     """Average every term over the whole validation set, images routed by their pixels."""
-    model = state.model.eval()
+    model, forward = state.model.eval(), eager(config, device)
     with averaged(state):
         sums: dict[str, float] = {}
         total, images, right, known = 0.0, 0, 0, 0
         for batch in loader:
-            batch = batch.to(device)
-            with autocast(config.train.precision, device):
-                output = model(batch)
-            loss = total_loss(output, batch, config.objectives, config.objective_options)
+            batch = ready(batch, state, device)
+            output, loss = forward(model, batch)
             count = len(batch.keys)
             images, total = images + count, total + count * float(loss.total)
             for name, value in loss.terms.items():

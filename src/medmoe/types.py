@@ -116,6 +116,35 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """How the images of a batch are to be augmented: drawn already, not done yet.
+
+    Attributes:
+        gamma: [B] float32 exponent of the grey levels.
+        gain: [B] float32 factor of the distance from the image's mean.
+        offset: [B] float32 added grey level, in [0, 1] units.
+        tint: [B, 3] float32 factor of each channel.
+        theta: [B, 2, 3] float32, where each place of the new image comes from, as `affine_grid` takes it.
+        inside: [B, 4] int64 top, bottom, left and right end of the image within its padding, in pixels.
+        sigma: [B] float32 standard deviation of the blur in pixels; 0: none.
+        noise: [B] float32 standard deviation of the noise.
+        seed: Of the noise.
+        fill: Grey level of what the geometry brings in from outside, in [0, 1].
+    """
+
+    gamma: Tensor
+    gain: Tensor
+    offset: Tensor
+    tint: Tensor
+    theta: Tensor
+    inside: Tensor
+    sigma: Tensor
+    noise: Tensor
+    seed: int
+    fill: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """B samples, collated; an optional tensor is None when no sample of the batch has it.
 
@@ -130,6 +159,8 @@ class Batch:
         has_mask: [B] bool.
         gaze: [B, 1, H, W] float32 in [0, 1].
         has_gaze: [B] bool.
+        text: What a frozen text encoder makes of the reports, where that is known already.
+        changes: How each image is still to be augmented, where that is the device's task.
         samples: The samples themselves without their pixels, for tasks and logs (boxes already moved
             into the coordinates of `image`).
     """
@@ -144,6 +175,8 @@ class Batch:
     has_mask: Tensor | None = None
     gaze: Tensor | None = None
     has_gaze: Tensor | None = None
+    text: TextFeatures | None = None
+    changes: Changes | None = None
     samples: tuple[Sample, ...] = ()
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:

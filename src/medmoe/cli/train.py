@@ -26,6 +26,10 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Images of a batch.")] = None,
     accum_freq: Annotated[int | None, typer.Option(help="Batches of a step.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Put the step through torch.compile.")] = False,
+    text_cache: Annotated[
+        Path | None, typer.Option(help="Folder for a frozen text encoder's features; runs may share it.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Loader processes.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, data order and augmentation.")] = None,
     on_bad_sample: Annotated[str | None, typer.Option(help="raise, or skip into the run's quarantine.")] = None,
@@ -43,6 +47,8 @@ def train(
         "data.batch_size": batch_size,
         "train.accum_freq": accum_freq,
         "train.precision": precision,
+        "train.compile": compile or None,
+        "train.text_cache": None if text_cache is None else str(text_cache),
         "data.workers": workers,
         "train.seed": seed,
         "data.on_bad_sample": on_bad_sample,

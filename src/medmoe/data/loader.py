@@ -21,11 +21,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from medmoe.data.collate import collate
 from medmoe.data.crops import RandomCrop
+from medmoe.data.device_augment import Frame, put_off, stack
 from medmoe.data.plan import Plan
-from medmoe.data.preprocess import Preprocess
+from medmoe.data.preprocess import Preprocess, check
 from medmoe.data.sources.base import Source
 from medmoe.data.text import ReportTokenizer
-from medmoe.data.transforms import Augment
+from medmoe.data.transforms import Augment, Change
 from medmoe.errors import ConfigError, DataError, UserError, unknown
 from medmoe.types import Batch, Sample
 
@@ -33,9 +34,12 @@ __all__ = ["Loader", "collate"]
 
 T = TypeVar("T")
 
+_Item = tuple[Tensor, Sample, tuple[Change, Frame] | None]  # with what is left for the device to do
+
 ON_BAD_SAMPLE = ("raise", "skip")
+AUGMENT_ON = ("worker", "device")
 PATIENCE = 1000  # bad samples in a row after which the data, not a sample, is at fault
-_AUGMENT, _SENTENCES = 11, 12  # first keys of the random streams; those of the plan are others
+_AUGMENT, _SENTENCES, _GRAIN = 11, 12, 13  # first keys of the random streams; those of the plan are others
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,7 @@ class _Reader(Dataset[_Parcel]):
         batch_size: int,
         plan: Plan | None,
         augment: Augment | None,
+        later: bool,
         crop: RandomCrop | None,
         seed: int,
         skip: bool,
@@ -105,7 +110,8 @@ class _Reader(Dataset[_Parcel]):
     ) -> None:
         self.source, self.preprocess, self.tokenizer = source, preprocess, tokenizer
         self.modalities, self.batch_size, self.plan = modalities, batch_size, plan
-        self.augment, self.crop, self.seed, self.skip, self.foreign = augment, crop, seed, skip, foreign
+        self.augment, self.later, self.crop = augment, later, crop
+        self.seed, self.skip, self.foreign = seed, skip, foreign
 
     def __getitem__(self, step: int) -> _Parcel:
         bad: list[tuple[str, _Trouble]] = []
@@ -114,20 +120,31 @@ class _Reader(Dataset[_Parcel]):
             if not items:
                 return _Parcel(step, None, tuple(bad))
             rng = None if self.plan is None else np.random.default_rng([self.seed, _SENTENCES, step])
-            batch = collate(items, self.tokenizer, modalities=self.modalities, rng=rng, foreign=self.foreign)
-            return _Parcel(step, batch, tuple(bad))
+            pairs = [(image, sample) for image, sample, _ in items]
+            batch = collate(pairs, self.tokenizer, modalities=self.modalities, rng=rng, foreign=self.foreign)
+            return _Parcel(step, self._with_changes(step, batch, items), tuple(bad))
         except UserError as error:
             return _Parcel(step, None, tuple(bad), _Trouble.of(error))
 
-    def _eval_items(self, step: int, bad: list[tuple[str, _Trouble]]) -> list[tuple[Tensor, Sample]]:
+    def _with_changes(self, step: int, batch: Batch, items: list[_Item]) -> Batch:
+        """Hand on to the device what it is to do to the images."""
+        drawn = [one for _, _, one in items if one is not None]
+        if not drawn or self.augment is None:
+            return batch
+        seed = int(np.random.SeedSequence([self.seed, _GRAIN, step]).generate_state(1, np.uint32)[0])
+        changes = stack(drawn, size=self.preprocess.size, seed=seed, fill=self.augment.fill)
+        return dataclasses.replace(batch, changes=changes)
+
+    def _eval_items(self, step: int, bad: list[tuple[str, _Trouble]]) -> list[_Item]:
         first = step * self.batch_size
         indices = range(first, min(first + self.batch_size, len(self.source)))
         found = (self._read(index, None, bad) for index in indices)
         return [item for item in found if item is not None]
 
-    def _train_items(self, step: int, plan: Plan, bad: list[tuple[str, _Trouble]]) -> list[tuple[Tensor, Sample]]:
+    def _train_items(self, step: int, plan: Plan, bad: list[tuple[str, _Trouble]]) -> list[_Item]:
         """Read a step's samples; a bad one gives its place to the next good one of the plan."""
-        items, tried = [], set[int]()
+        items: list[_Item] = []
+        tried = set[int]()
         spare = plan.following(step)
         for place, planned in enumerate(plan.indices(step).tolist()):
             rng = np.random.default_rng([self.seed, _AUGMENT, step, place])
@@ -145,17 +162,20 @@ class _Reader(Dataset[_Parcel]):
                     raise DataError(what, where=last.where, remedy=last.remedy or "repair the data")
         return items
 
-    def _read(
-        self, index: int, rng: np.random.Generator | None, bad: list[tuple[str, _Trouble]]
-    ) -> tuple[Tensor, Sample] | None:
+    def _read(self, index: int, rng: np.random.Generator | None, bad: list[tuple[str, _Trouble]]) -> _Item | None:
         """Read and prepare a sample; None, and a note of why, when it is bad and bad ones are skipped."""
         try:
             sample = self.source[index]
             if self.crop is not None and rng is not None:
                 sample = self.crop(sample, rng)
+            drawn = None
             if self.augment is not None and rng is not None:
-                sample = self.augment(self.preprocess.shrink(sample), rng)
-            return self.preprocess(sample)
+                if self.later:
+                    check(sample)
+                    sample, drawn = put_off(self.augment, sample, rng, self.preprocess)
+                else:
+                    sample = self.augment(self.preprocess.shrink(sample), rng)
+            return *self.preprocess(sample), drawn
         except DataError as error:
             if not self.skip:
                 raise
@@ -201,6 +221,7 @@ class Loader:
         batch_size: Samples in a batch; in evaluation the last batch may have fewer.
         train: Whether to shuffle without end, or to give each sample once.
         augment: Changes each sample, in training only.
+        augment_on: `worker`, or `device`: then batches bring their `changes` along, for `device_augment.augmented`.
         crop: Takes a random part of samples before that, in training only.
         batching: `mixed` or `within`; see `Plan`, also for the next two.
         within_fraction: The part of a batch that comes from one modality.
@@ -232,6 +253,7 @@ class Loader:
         batch_size: int,
         train: bool,
         augment: Augment | None = None,
+        augment_on: str = "worker",
         crop: RandomCrop | None = None,
         batching: str = "mixed",
         within_fraction: float = 0.5,
@@ -247,6 +269,8 @@ class Loader:
         for name, change in (("augment", augment), ("crop", crop)):
             if change is not None and not train:
                 raise ConfigError("augmentation is for training only", where=name, remedy="leave it out")
+        if augment_on not in AUGMENT_ON:
+            raise ConfigError(unknown("place", augment_on, AUGMENT_ON), where="data.augment_on")
         if foreign and train:
             raise ConfigError("foreign modalities are for evaluation only", where="foreign", remedy="leave it out")
         plan, count = None, len(source)
@@ -269,6 +293,7 @@ class Loader:
             batch_size=batch_size,
             plan=plan,
             augment=augment,
+            later=augment_on == "device",
             crop=crop,
             seed=seed,
             skip=on_bad_sample == "skip",

@@ -174,6 +174,12 @@ class Preprocess:
             gaze=None if sample.gaze is None else _resize_field(sample.gaze, new_height, new_width),
         )
 
+    def frame(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Give where an image of H × W pixels comes to lie in the square: its top, bottom, left and right end."""
+        new_height, new_width = self._fit(height, width)
+        top, left = (self.size - new_height) // 2, (self.size - new_width) // 2
+        return top, top + new_height, left, left + new_width
+
     def _fit(self, height: int, width: int) -> tuple[int, int]:
         """Give the height and width that bring the longest side to `size`, at least 1 each."""
         longest = max(height, width)

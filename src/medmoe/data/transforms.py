@@ -24,6 +24,29 @@ Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """What was drawn for one sample; `Augment` does it to the sample, `device_augment` to a batch.
+
+    Attributes:
+        gamma: Exponent of the grey levels.
+        gain: Factor of the distance from the image's mean.
+        offset: Added grey level, in [0, 1] units.
+        tint: [3] factor of each channel, where they aren't all equal.
+        matrix: [2, 3] map from old to new pixel coordinates about the centre.
+        sigma: Standard deviation of the blur in pixels, 0 for none.
+        noise: Standard deviation of the noise.
+    """
+
+    gamma: float
+    gain: float
+    offset: float
+    tint: NDArray[np.float64]
+    matrix: Matrix
+    sigma: float
+    noise: float
+
+
+@dataclass(frozen=True, slots=True)
 class Augment:
     """Draws one mild change of geometry and intensity for each sample, in training only.
 
@@ -87,24 +110,42 @@ class Augment:
         """
         if self.strength == 0:
             return sample
-        pixels = self._intensity(check(sample), rng)  # [C, H, W] float32
+        pixels = check(sample)
         height, width = pixels.shape[-2:]
-        forward = self._matrix(height, width, rng)
+        change = self.draw(rng, height, width)
+        pixels = _intensity(pixels, change)  # [C, H, W] float32
         fields = [field for field in (sample.mask, sample.gaze) if field is not None]
         extra = [torch.from_numpy(field.astype(np.float32))[None] for field in fields]
-        moved = _warp(torch.cat([pixels.sub_(self.fill), *extra]), forward)
+        moved = _warp(torch.cat([pixels.sub_(self.fill), *extra]), change.matrix)
         image = moved[: len(pixels)].add_(self.fill)
-        image = self._degrade(image, rng).clamp_(0, 1)
+        image = _degrade(image, change, rng).clamp_(0, 1)
 
         maps = iter(moved[len(pixels) :].numpy())
         mask = next(maps) >= 0.5 if sample.mask is not None else None
         gaze = next(maps) if sample.gaze is not None else None
-        boxes = sample.boxes
-        if boxes is not None:
-            shifted = (_move(box, forward, height, width, self.min_box) for box in boxes)
-            boxes = tuple(box for box in shifted if box is not None)
         array = image[0] if len(image) == 1 else image.permute(1, 2, 0)
+        boxes = self.move_boxes(sample.boxes, change, height, width)
         return dataclasses.replace(sample, image=array.numpy(), boxes=boxes, mask=mask, gaze=gaze)
+
+    def draw(self, rng: np.random.Generator, height: int, width: int) -> Change:
+        """Draw the change of a sample of H × W pixels."""
+        gamma = math.exp(self._spread(rng, self.gamma))
+        gain = 1 + self._spread(rng, self.contrast)
+        offset = self._spread(rng, self.brightness)
+        tint = 1 + self._spread(rng, self.colour, 3)
+        matrix = self._matrix(height, width, rng)
+        blurred, sigma = rng.random() < self.blur * self.strength, rng.uniform(0.3, 1.0)
+        noise = rng.uniform(0, self.noise) * self.strength
+        return Change(gamma, gain, offset, tint, matrix, sigma if blurred else 0.0, noise)
+
+    def move_boxes(
+        self, boxes: tuple[Box, ...] | None, change: Change, height: int, width: int
+    ) -> tuple[Box, ...] | None:
+        """Move boxes along with an image of H × W pixels; those of which too little stays inside are dropped."""
+        if boxes is None:
+            return None
+        moved = (_move(box, change.matrix, height, width, self.min_box) for box in boxes)
+        return tuple(box for box in moved if box is not None)
 
     def _spread(self, rng: np.random.Generator, amount: float, size: int | None = None) -> Any:
         """Draw evenly from ± amount·strength."""
@@ -119,36 +160,33 @@ class Augment:
         cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
         return np.array([[mirror * cosine, -sine, shift[0]], [mirror * sine, cosine, shift[1]]])
 
-    def _intensity(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
-        """Change brightness, contrast, gamma and colour: [C, H, W] of uint8 or float32 to a new float32."""
-        gamma = math.exp(self._spread(rng, self.gamma))
-        gain = 1 + self._spread(rng, self.contrast)
-        offset = self._spread(rng, self.brightness)
-        tint = (1 + self._spread(rng, self.colour, 3))[: len(pixels)]
-        if all(torch.equal(pixels[0], other) for other in pixels[1:]):
-            tint = np.ones(len(pixels))  # grey stays grey, also where it is stored as RGB
-        whole = pixels.dtype == torch.uint8
-        mean = (float(pixels.float().mean()) / (255 if whole else 1)) ** gamma
-        slope, level = gain * tint, (mean * (1 - gain) + offset) * tint  # [C]
-        if not whole:
-            return pixels.pow(gamma).mul_(_column(slope)).add_(_column(level))
-        # A table of the 256 levels saves taking a power for every pixel.
-        table = (np.linspace(0, 1, 256) ** gamma * slope[:, None] + level[:, None]).astype(np.float32)
-        return torch.from_numpy(np.stack([np.take(*pair) for pair in zip(table, pixels.numpy(), strict=True)]))
 
-    def _degrade(self, image: Tensor, rng: np.random.Generator) -> Tensor:
-        """Blur now and then, and add noise: [C, H, W]."""
-        blurred, sigma = rng.random() < self.blur * self.strength, rng.uniform(0.3, 1.0)
-        if blurred:
-            kernel = torch.exp(-0.5 * (torch.arange(-2.0, 3.0) / sigma) ** 2)
-            kernel /= kernel.sum()
-            padded = F.pad(image[:, None], (2, 2, 2, 2), mode="replicate")
-            image = F.conv2d(F.conv2d(padded, kernel.view(1, 1, 5, 1)), kernel.view(1, 1, 1, 5))[:, 0]
-        amount = rng.uniform(0, self.noise) * self.strength
-        if amount > 0:
-            grain = rng.standard_normal(tuple(image.shape[-2:]), dtype=np.float32)
-            image = image.add_(torch.from_numpy(grain), alpha=amount)
-        return image
+def _intensity(pixels: Tensor, change: Change) -> Tensor:
+    """Change brightness, contrast, gamma and colour: [C, H, W] of uint8 or float32 to a new float32."""
+    gain, tint = change.gain, change.tint[: len(pixels)]
+    if all(torch.equal(pixels[0], other) for other in pixels[1:]):
+        tint = np.ones(len(pixels))  # grey stays grey, also where it is stored as RGB
+    whole = pixels.dtype == torch.uint8
+    mean = (float(pixels.float().mean()) / (255 if whole else 1)) ** change.gamma
+    slope, level = gain * tint, (mean * (1 - gain) + change.offset) * tint  # [C]
+    if not whole:
+        return pixels.pow(change.gamma).mul_(_column(slope)).add_(_column(level))
+    # A table of the 256 levels saves taking a power for every pixel.
+    table = (np.linspace(0, 1, 256) ** change.gamma * slope[:, None] + level[:, None]).astype(np.float32)
+    return torch.from_numpy(np.stack([np.take(*pair) for pair in zip(table, pixels.numpy(), strict=True)]))
+
+
+def _degrade(image: Tensor, change: Change, rng: np.random.Generator) -> Tensor:
+    """Blur now and then, and add noise: [C, H, W]."""
+    if change.sigma > 0:
+        kernel = torch.exp(-0.5 * (torch.arange(-2.0, 3.0) / change.sigma) ** 2)
+        kernel /= kernel.sum()
+        padded = F.pad(image[:, None], (2, 2, 2, 2), mode="replicate")
+        image = F.conv2d(F.conv2d(padded, kernel.view(1, 1, 5, 1)), kernel.view(1, 1, 1, 5))[:, 0]
+    if change.noise > 0:
+        grain = rng.standard_normal(tuple(image.shape[-2:]), dtype=np.float32)
+        image = image.add_(torch.from_numpy(grain), alpha=change.noise)
+    return image
 
 
 def _column(values: NDArray[np.float64]) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from medmoe.speed.item import Item
-from medmoe.speed.items import dicom, jpeg, local, shards, vision, waiting
+from medmoe.speed.items import dicom, jpeg, local, shards, step, vision, waiting
 
 ITEMS: dict[str, Item] = {
     item.name: item
     for item in (
         *local.ITEMS,
         *vision.ITEMS,
+        *step.ITEMS,
         *jpeg.ITEMS,
         *shards.ITEMS,
         *dicom.ITEMS,

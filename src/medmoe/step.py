@@ -1,0 +1,94 @@
+"""What a training step computes before its backward pass, forward and objectives, as it stands or compiled."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from medmoe.config import RunConfig
+from medmoe.errors import ConfigError, unknown
+from medmoe.model import MedVLM
+from medmoe.objectives import total_loss
+from medmoe.types import Batch, Loss, Output
+
+Forward: TypeAlias = Callable[[MedVLM, Batch], tuple[Output, Loss]]
+"""What the model says of a batch, and the loss of that."""
+
+
+def autocast(precision: str, device: str) -> contextlib.AbstractContextManager[Any]:
+    """Give the precision's context: float32 does nothing."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+
+
+def eager(config: RunConfig, device: str) -> Forward:
+    """Give forward and objectives of a recipe as they stand: under autocast only the forward, losses in float32."""
+    precision, weights, options = config.train.precision, config.objectives, config.objective_options
+
+    def forward(model: MedVLM, batch: Batch) -> tuple[Output, Loss]:
+        with autocast(precision, device):
+            output = model(batch)
+        return output, total_loss(output, batch, weights, options)
+
+    return forward
+
+
+def compiled(config: RunConfig, device: str) -> Forward:
+    """Give the same through torch.compile, which leaves the model as it is: its weights' names, its eager forward.
+
+    The lengths of reports are declared to vary, so that another length isn't compiled anew.
+
+    Raises:
+        ConfigError: If the backend is unknown, or what it needs isn't installed.
+    """
+    backend = config.train.compile_backend
+    check_backend(backend, device)
+    run = torch.compile(eager(config, device), backend=backend)
+
+    def forward(model: MedVLM, batch: Batch) -> tuple[Output, Loss]:
+        batch = dataclasses.replace(batch, keys=(), samples=())  # whose values would be compiled in
+        for value in _of_any_length(batch):
+            torch._dynamo.maybe_mark_dynamic(value, 1)
+        return run(model, batch)
+
+    return forward
+
+
+def _of_any_length(batch: Batch) -> list[Tensor]:
+    """List a batch's tensors whose second side is its longest report's."""
+    tokens, text = batch.tokens, batch.text
+    found = [] if tokens is None else [tokens.ids, tokens.mask, tokens.word, tokens.word_mask]
+    return found if text is None else [*found, text.words, text.word_mask]
+
+
+def check_backend(backend: str, device: str) -> None:
+    """Say now what torch.compile would fail on in the middle of the first step.
+
+    Raises:
+        ConfigError: If the backend is unknown, or what it needs isn't installed.
+    """
+    known = torch._dynamo.list_backends(exclude_tags=())
+    if backend not in known:
+        raise ConfigError(unknown("backend", backend, known), where="train.compile_backend")
+    if backend != "inductor":
+        return
+    remedy = "install it, or train without --compile"
+    if torch.device(device).type == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            raise ConfigError("compiling for CUDA needs the package triton", where="train.compile", remedy=remedy)
+        compilers = [os.environ.get("CC", "gcc"), "clang"]
+    else:
+        compilers = [os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")]
+    if not any(shutil.which(name) for name in compilers):
+        what = f"compiling needs a C++ compiler; found no {' or '.join(compilers)}"
+        raise ConfigError(what, where="train.compile", remedy=remedy)
