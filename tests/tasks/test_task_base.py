@@ -34,9 +34,7 @@ class Tiny(nn.Module):
     def logit_scale(self) -> Tensor:
         return 1.0 * self.scale
 
-    def encode_image(
-        self, image: Tensor, *, modality: Tensor | None = None, regions: bool = True
-    ) -> ImageEmbedding:
+    def encode_image(self, image: Tensor, *, modality: Tensor | None = None, regions: bool = True) -> ImageEmbedding:
         feature = self.dropout(self.image(image.mean(dim=(2, 3))))
         local = feature[:, :, None, None].expand(-1, -1, 2, 2)
         logits = feature[:, :2]
