@@ -223,7 +223,7 @@ class _Found:
         """
         count = scores.shape[1]
         step = count // GROUP  # a group is every step-th row; the rows left over are one more
-        peaks = scores[:, : step * GROUP].reshape(-1, GROUP, step).amax(dim=1) if step else scores[:, :0]
+        peaks = scores[:, : step * GROUP].view(-1, GROUP, step).amax(dim=1) if step else scores[:, :0]
         if step * GROUP < count:
             peaks = torch.cat([peaks, scores[:, step * GROUP :].amax(dim=1, keepdim=True)], dim=1)
         every = np.concatenate([self._peaks, peaks.float().numpy()], axis=1)
