@@ -153,7 +153,7 @@ class ExactIndex:
         pending: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]] = []
         block = SCORES // len(asked)
         for start in range(0, len(rough), block):
-            scores = seen @ rough[start : start + block].T  # [Q, R]
+            scores = _product(seen, rough[start : start + block])  # [Q, R]
             owner, row, score = found.left(scores)
             pending.append((owner, row + start, score))
             if sum(len(part[0]) for part in pending) > PENDING:
@@ -178,8 +178,6 @@ class ExactIndex:
         lost = torch.linalg.vector_norm((query - seen.float()).double(), dim=1)
         longest = self._longest * (1 + 1e-6) + self._error
         slack: Tensor = length * self._error + lost * longest + (self.width + 2) * 2.0**-24 * (length + lost) * longest
-        if not self._half and torch.get_float32_matmul_precision() != "highest":
-            slack = slack + 2.0**-7 * 1.01 * length * longest  # torch may then round float32 operands to bfloat16
         slack += 2.0**-23 * length * longest  # results are rounded to float32
         return slack
 
@@ -245,6 +243,11 @@ class _Found:
         begins = np.searchsorted(owner[order], np.arange(queries))
         kept = order[(begins[:, None] + np.arange(k)).ravel()]
         self.best, self.rows = every_score[kept].reshape(queries, k), every_row[kept].reshape(queries, k)
+
+
+def _product(seen: Tensor, rough: Tensor) -> Tensor:
+    """Multiply [Q, E] by [R, E] to [Q, R]; of float32 with numpy, whose products no setting of torch's rounds."""
+    return seen @ rough.T if rough.dtype == torch.bfloat16 else torch.from_numpy(seen.numpy() @ rough.numpy().T)
 
 
 def _has_bf16() -> bool:
