@@ -95,7 +95,7 @@ def write_embeddings(
             stays compiled.
         text: Whether reports are embedded too.
         chunk: Images of a part, rounded up to whole batches.
-        tell: Called with a line when a part is done.
+        tell: Called with a line when a part of several is done.
 
     Returns:
         How many images were written.
@@ -133,7 +133,8 @@ def write_embeddings(
         if not parts.done(start):
             rows = _embedded(model, source, range(start, min(start + chunk, len(source))), how, workers)
             parts.write(start, rows, dtype)
-            tell(f"{min(start + chunk, len(source))} of {len(source)} images")
+            if len(starts) > 1:
+                tell(f"{min(start + chunk, len(source))} of {len(source)} images")
         done += count_rows(parts.path(start))
     if not done:
         raise DataError(f"none of {len(source)} samples is good", where=str(out), remedy="check the images' paths")

@@ -184,7 +184,7 @@ def fingerprint_of(weights: Mapping[str, Tensor], assets: Assets) -> str:
     for name in sorted(weights):
         value = weights[name].detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy())
+        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -208,7 +208,7 @@ class MedVLM(nn.Module):
         return ImageEmbedding(
             embed=F.normalize(feature, dim=-1),
             feature=feature,
-            regions=self.experts(pyramid, routing) if regions else feature.new_zeros(len(feature), 0, 1, 1),
+            regions=self.experts(pyramid, routing) if regions else feature[:, :0, None, None],
             routing=routing,
             logits=logits,
         )

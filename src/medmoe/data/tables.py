@@ -82,7 +82,7 @@ class ParquetRows:
 
     def write(self, rows: EmbeddedRows) -> None:
         """Append rows as a row group."""
-        has_text = ~np.isnan(rows.text).any(axis=1)
+        has_text: NDArray[np.bool_] = np.logical_not(np.isnan(rows.text).any(axis=1))
         columns: dict[str, Any] = {"key": rows.key, "modality": rows.modality, "routed": rows.routed}
         if self.vectors:
             columns |= {"image_embed": _lists(rows.image), "text_embed": _lists(rows.text, has_text)}

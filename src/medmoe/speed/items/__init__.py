@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from medmoe.speed.item import Item
-from medmoe.speed.items import local, search
+from medmoe.speed.items import embedding, local, search, start
 
-ITEMS: dict[str, Item] = {item.name: item for item in (*local.ITEMS, *search.ITEMS)}
+ITEMS: dict[str, Item] = {item.name: item for item in (*embedding.ITEMS, *local.ITEMS, *search.ITEMS, *start.ITEMS)}
