@@ -164,7 +164,7 @@ class MedVLM(nn.Module):
         return words + aggregate_words(named, tokens.word, words.shape[1])
 
     def encode_image(
-        self, image: Tensor, *, expert: Tensor | None = None, modality: Tensor | None = None
+        self, image: Tensor, *, expert: Tensor | None = None, modality: Tensor | None = None, regions: bool = True
     ) -> ImageEmbedding:
         """Bring images into the joint space by their pixels alone.
 
@@ -172,6 +172,8 @@ class MedVLM(nn.Module):
             image: [B, 3, H, W] normalised pixels.
             expert: [B] int64 experts to pass instead of the routed ones.
             modality: [B] int64, read only when the model routes by label.
+            regions: Whether local features are computed. The embedding doesn't depend on them, and they are what the
+                experts cost; without, `regions` of the result is [B, 0, 1, 1].
         """
         pyramid = self.vision(image)
         logits = self.image_router(image_statistics(pyramid)).float()
@@ -180,7 +182,7 @@ class MedVLM(nn.Module):
         else:
             one = torch.ones(len(image), 1, device=image.device)
             routing = Routing(logits=logits, expert=expert[:, None], weight=one)
-        return self._embed(pyramid, routing, logits)
+        return self._embed(pyramid, routing, logits, regions=regions)
 
     def forward(self, batch: Batch) -> Output:
         """Say everything about a batch that objectives need."""
@@ -198,7 +200,7 @@ class MedVLM(nn.Module):
             image = replace(image, region_word_logits=named)
         return Output(image=image, text=text, logit_scale=self.logit_scale)
 
-    def _embed(self, pyramid: Pyramid, routing: Routing, logits: Tensor) -> ImageEmbedding:
+    def _embed(self, pyramid: Pyramid, routing: Routing, logits: Tensor, *, regions: bool = True) -> ImageEmbedding:
         pooled = self.image_norm(self.pool(pyramid))
         feature = self.image_projection(pooled).float()
         if self.special_projection is not None:
@@ -206,7 +208,7 @@ class MedVLM(nn.Module):
         return ImageEmbedding(
             embed=F.normalize(feature, dim=-1),
             feature=feature,
-            regions=self.experts(pyramid, routing),
+            regions=self.experts(pyramid, routing) if regions else feature[:, :0, None, None],
             routing=routing,
             logits=logits,
         )

@@ -227,7 +227,7 @@ class ImageEmbedding:
 
     Attributes:
         embed: [B, E] unit-length float32.
-        regions: [B, D, G, G] local features.
+        regions: [B, D, G, G] local features; [B, 0, 1, 1] where there are none or none were asked for.
         routing: What the experts were given.
         logits: [B, K] the image router's scores.
         feature: [B, E] the embedding before it was brought to unit length.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from medmoe.speed.item import Item
-from medmoe.speed.items import dicom, jpeg, local, shards, step, vision, waiting
+from medmoe.speed.items import dicom, embedding, jpeg, local, search, shards, start, step, vision, waiting
 
 ITEMS: dict[str, Item] = {
     item.name: item
@@ -15,5 +15,8 @@ ITEMS: dict[str, Item] = {
         *shards.ITEMS,
         *dicom.ITEMS,
         *waiting.ITEMS,
+        *embedding.ITEMS,
+        *search.ITEMS,
+        *start.ITEMS,
     )
 }
