@@ -198,6 +198,8 @@ class TrainConfig(Config):
         warmup: Share of the steps with rising rate; then cosine to zero.
         clip: Largest gradient norm.
         accum_freq: Batches of a step; adds no negatives.
+        micro_batch: Images that are on the device with their activations at a time; the loss and its gradient stay those
+            of the whole batch. None: all of the batch.
         precision: fp32 or bf16 (autocast).
         ema: Decay of an averaged copy of the weights that is evaluated and saved, or None.
         grow_at: Share of the steps after which growing experts part.
@@ -216,6 +218,7 @@ class TrainConfig(Config):
     warmup: float = Field(0.1, ge=0, le=1)
     clip: float = Field(1.0, gt=0)
     accum_freq: int = Field(1, ge=1)
+    micro_batch: int | None = Field(None, ge=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     ema: float | None = Field(None, gt=0, lt=1)
     grow_at: float = Field(0.4, gt=0, lt=1)

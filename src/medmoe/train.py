@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from medmoe import checkpoint
 from medmoe.build import build_loader, build_model, build_tokenizer, initialise, put_weights, resolve_data
+from medmoe.caching import Way, backward_in_parts, bounded, check_separable, forward_in_parts
 from medmoe.config import RunConfig
 from medmoe.data.loader import Loader
 from medmoe.data.sources.base import Source
@@ -122,6 +124,8 @@ def prepare(
     loads = {} if saved else initialise(model, init)
     if config.train.freeze:
         freeze(model, config.train.freeze)
+    if config.train.micro_batch is not None:
+        check_separable(training(model))
     model.to(device)
     settings = config.train
     optimizer = adamw(model, lr=settings.lr, weight_decay=settings.weight_decay, betas=settings.betas)
@@ -177,17 +181,38 @@ def train_step(state: State, batches: Iterator[Batch], config: RunConfig, device
     set_lr(state.optimizer, settings.lr * warmup_cosine(state.step, steps=settings.steps, warmup=settings.warmup))
     state.optimizer.zero_grad(set_to_none=True)
     for _ in range(settings.accum_freq):
-        batch = next(batches).to(device, non_blocking=True)
-        with autocast(settings.precision, device):
-            output = model(batch)
-        loss = total_loss(output, batch, config.objectives, config.objective_options)
-        if loss.total.requires_grad:  # else the batch has nothing that an objective reads
-            (loss.total / settings.accum_freq).backward()  # type: ignore[no-untyped-call]
+        loss, output = add_gradients(model, next(batches), config, device)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
     state.optimizer.step()
     if state.average is not None:
         state.average.update(model, state.step)
     return loss, output, norm
+
+
+def add_gradients(model: MedVLM, batch: Batch, config: RunConfig, device: str) -> tuple[Loss, Output]:
+    """Add a batch's share of the step's gradient: at once, or in parts that give the same."""
+    settings = config.train
+    if settings.micro_batch is not None:
+        whole = partial(loss_of_whole, config)
+        return backward_in_parts(model, batch, whole, way_of(config, device), share=1 / settings.accum_freq)
+    batch = batch.to(device, non_blocking=True)
+    with autocast(settings.precision, device):
+        output = model(batch)
+    loss = total_loss(output, batch, config.objectives, config.objective_options)
+    if loss.total.requires_grad:  # else the batch has nothing that an objective reads
+        (loss.total / settings.accum_freq).backward()  # type: ignore[no-untyped-call]
+    return loss, output
+
+
+def way_of(config: RunConfig, device: str) -> Way:
+    """Say how a batch goes through the model: whole, or in parts."""
+    settings = config.train
+    return Way(settings.micro_batch or config.data.batch_size, device, partial(autocast, settings.precision, device))
+
+
+def loss_of_whole(config: RunConfig, output: Output, batch: Batch) -> Loss:
+    """Give the loss of a batch that went through the model in parts, itself on bounded memory."""
+    return total_loss(output, batch, config.objectives, bounded(config.objective_options, output))
 
 
 def autocast(precision: str, device: str) -> contextlib.AbstractContextManager[Any]:
@@ -297,10 +322,8 @@ def validate(state: State, loader: Loader, config: RunConfig, device: str) -> di
         sums: dict[str, float] = {}
         total, images, right, known = 0.0, 0, 0, 0
         for batch in loader:
-            batch = batch.to(device)
-            with autocast(config.train.precision, device):
-                output = model(batch)
-            loss = total_loss(output, batch, config.objectives, config.objective_options)
+            output, batch = forward_in_parts(model, batch, way_of(config, device))
+            loss = loss_of_whole(config, output, batch)
             count = len(batch.keys)
             images, total = images + count, total + count * float(loss.total)
             for name, value in loss.terms.items():

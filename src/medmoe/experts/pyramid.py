@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medmoe.errors import ConfigError, unknown
-from medmoe.layers import Pointwise, norm2d, to_grid
+from medmoe.layers import Pointwise, norm2d, to_grid, wide
 from medmoe.types import Pyramid
 
 
@@ -118,7 +118,7 @@ class PyramidExpert(nn.Module):
     def scale_attention(self, features: Sequence[Tensor]) -> Tensor:
         """Give β [B, L, G, G] of every F(l) [B, D, G, G]: sums to one over the levels at every location."""
         logits: Tensor = self.scale(torch.cat(tuple(features), dim=1))
-        return logits.float().softmax(dim=1)
+        return wide(logits).softmax(dim=1)
 
     def forward(self, pyramid: Pyramid) -> Tensor:
         """Fuse the levels into regions [B, D, G, G]."""

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from medmoe.speed.item import Item
-from medmoe.speed.items import local
+from medmoe.speed.items import caching, local
 
-ITEMS: dict[str, Item] = {item.name: item for item in (*local.ITEMS,)}
+ITEMS: dict[str, Item] = {item.name: item for item in (*local.ITEMS, *caching.ITEMS)}
