@@ -160,8 +160,10 @@ def backward_in_parts(
     loss = loss_of(leaves, _facts(batch, way.device))
     if loss.total.requires_grad:  # else the batch has nothing that an objective reads
         (loss.total * share).backward()  # type: ignore[no-untyped-call]
+        loss = replace(loss, total=loss.total.detach())
         gradients = [leaf.grad for leaf in tensors_of(leaves)]
-        _pull(kept, gradients, last, first=True)  # lets its graph go before another is made
+        _pull(kept, gradients, last, first=True)
+        del kept  # and with it its graph, before another is made
         for rows, again in zip(before, passes, strict=True):
             as_at_first()
             with again.as_before():

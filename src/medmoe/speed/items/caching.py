@@ -50,11 +50,10 @@ class _Step:
         two_pass(self.model, whole, parts, self.loss_of)
 
     def warm(self) -> None:
-        """Go all ways once with few images: what a process loads and allocates once isn't the batch's."""
+        """Go every way once with few images: what a process loads once, sympy for one, isn't the batch's."""
         few = _Step(self.model, self.batch.part(slice(0, 4)), self.config)
         few.at_once()
-        options = {"late_interaction": {"chunk": 8}}
-        total_loss(few.model(few.batch), few.batch, self.config.objectives, options).total.backward()  # type: ignore[no-untyped-call]
+        few.in_parts(2)
 
     def gradients(self) -> dict[str, Tensor]:
         named = self.model.named_parameters()
