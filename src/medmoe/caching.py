@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from medmoe.errors import ConfigError
 from medmoe.experts.router import Router
 from medmoe.model import MedVLM, pieces_of
-from medmoe.types import Batch, Loss, Output, TextFeatures, over_tensors, tensors_of
+from medmoe.types import Batch, Loss, Output, over_tensors, tensors_of
 
 # Numbers that an objective over all pairs of words and regions may hold at a time: 256 MiB in float32; and on a CPU,
 # where late interaction is no slower in pieces that stay in cache.
@@ -181,16 +181,16 @@ class _Pass:
     """
 
     def __init__(self, model: MedVLM, part: Batch, way: Way) -> None:
-        self.model, self.part, self.way = model, part, way
-        self.features: TextFeatures | None = None
-        if part.tokens is not None and not any(parameter.requires_grad for parameter in model.text.parameters()):
+        learns = any(parameter.requires_grad for parameter in model.text.parameters())
+        if part.tokens is not None and part.text is None and not learns:
             with torch.no_grad(), way.autocast():
-                self.features = model.text(part.tokens.to(way.device, non_blocking=True))
+                part = replace(part, text=model.text(part.tokens.to(way.device, non_blocking=True)))
+        self.model, self.part, self.way = model, part, way
         self.random = torch.get_rng_state(), _device_state(way.device)
 
     def __call__(self) -> Output:
         with self.way.autocast():
-            output: Output = self.model(self.part.to(self.way.device, non_blocking=True), self.features)
+            output: Output = self.model(self.part.to(self.way.device, non_blocking=True))
         return output
 
     @contextlib.contextmanager

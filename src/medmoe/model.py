@@ -148,14 +148,8 @@ class MedVLM(nn.Module):
         return wide(self.log_scale).exp().clamp(max=MAX_LOGIT_SCALE)
 
     def encode_text(self, tokens: Tokens, features: TextFeatures | None = None) -> TextEmbedding:
-        """Bring reports into the joint space.
-
-        Args:
-            tokens: The reports.
-            features: What the text encoder makes of them, where that is known already.
-        """
-        if features is None:
-            features = self.text(tokens)
+        """Bring reports into the joint space; `features` is what the text encoder makes of them, if that is known."""
+        features = self.text(tokens) if features is None else features
         feature = wide(self.text_projection(features.report))
         return TextEmbedding(
             embed=F.normalize(feature, dim=-1),
@@ -193,9 +187,9 @@ class MedVLM(nn.Module):
             routing = Routing(logits=logits, expert=expert[:, None], weight=one)
         return self._embed(pyramid, routing, logits)
 
-    def forward(self, batch: Batch, features: TextFeatures | None = None) -> Output:
-        """Say everything about a batch that objectives need; `features` as in `encode_text`."""
-        text = None if batch.tokens is None else self.encode_text(batch.tokens, features)
+    def forward(self, batch: Batch) -> Output:
+        """Say everything about a batch that objectives need."""
+        text = None if batch.tokens is None else self.encode_text(batch.tokens, batch.text)
         pyramid = self.vision(batch.image)
         logits = wide(self.image_router(image_statistics(pyramid)))
         text_logits = None if text is None else text.logits

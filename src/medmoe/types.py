@@ -141,6 +141,7 @@ class Batch:
         has_mask: [B] bool.
         gaze: [B, 1, H, W] float32 in [0, 1].
         has_gaze: [B] bool.
+        text: What a frozen text encoder makes of the reports, where that is known already.
         samples: The samples themselves without their pixels, for tasks and logs (boxes already moved
             into the coordinates of `image`).
         pieces: [P] int64 word pieces that regions are scored by; None: those that the batch's own reports have.
@@ -156,6 +157,7 @@ class Batch:
     has_mask: Tensor | None = None
     gaze: Tensor | None = None
     has_gaze: Tensor | None = None
+    text: TextFeatures | None = None
     samples: tuple[Sample, ...] = ()
     pieces: Tensor | None = None
 
