@@ -209,6 +209,8 @@ class TrainConfig(Config):
         warmup: Share of the steps with rising rate; then cosine to zero.
         clip: Largest gradient norm.
         accum_freq: Batches of a step; adds no negatives.
+        micro_batch: Images that are on the device with their activations at a time; the loss and its gradient stay those
+            of the whole batch. None: all of the batch.
         precision: fp32 or bf16 (autocast).
         compile: Whether forward and objectives go through torch.compile.
         compile_backend: What compiles them: inductor, or another of torch's, such as eager, which only traces.
@@ -233,6 +235,7 @@ class TrainConfig(Config):
     warmup: float = Field(0.1, ge=0, le=1)
     clip: float = Field(1.0, gt=0)
     accum_freq: int = Field(1, ge=1)
+    micro_batch: int | None = Field(None, ge=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
     compile_backend: str = "inductor"

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medmoe.errors import ConfigError, unknown
-from medmoe.layers import Pointwise, norm2d, to_grid
+from medmoe.layers import Pointwise, norm2d, to_grid, wide
 from medmoe.types import Pyramid
 
 
@@ -144,9 +144,9 @@ class PyramidExpert(nn.Module):
         weights = self.scale.weight[:, :, 0, 0].chunk(len(features), dim=1)
         parts = [F.linear(one.permute(0, 2, 3, 1), weight) for one, weight in zip(features, weights, strict=True)]
         assert self.scale.bias is not None
-        logits = self.scale.bias.float()
+        logits = wide(self.scale.bias)
         for part in parts:
-            logits = logits + part.float()
+            logits = logits + wide(part)
         return logits.softmax(dim=-1).permute(0, 3, 1, 2)  # [B, G, G, L] → [B, L, G, G]
 
     def forward(self, pyramid: Pyramid) -> Tensor:
