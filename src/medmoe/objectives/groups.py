@@ -18,6 +18,14 @@ Rows: TypeAlias = Tensor | slice
 """Samples of a batch: their indices, or all of them."""
 
 
+def readable(value: Tensor) -> bool:
+    """Whether its numbers can be looked at without waiting for a device: losses then leave out what is absent.
+
+    Elsewhere they work in shapes that don't hang on values, and mask.
+    """
+    return value.device.type == "cpu"
+
+
 def check_negatives(negatives: str, *, where: str) -> None:
     """Refuse an unknown choice of negatives.
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from medmoe.errors import ConfigError
+from medmoe.objectives import groups, tiles
 from medmoe.objectives.groups import check_negatives
 from medmoe.objectives.local import loss_over_pairs
+from medmoe.objectives.products import product
 from medmoe.types import Batch, Output
 
 
@@ -36,11 +39,12 @@ def late_interaction_similarity(
         words: [Bj, N, D] local features of the words of Bj reports; Bi and Bj may differ.
         word_mask: [Bj, N] bool, True where there is a word; what stands elsewhere changes nothing.
         tau_region: τ, how nearly a word looks at one region only.
-        chunk: Words held at a time. None keeps two numbers for each (image, word, region) for the backward pass; a
-            number keeps those of one chunk and works them out again there. Values and gradients are the same.
+        chunk: Words held at a time. None keeps one number for each (image, word, region) for the backward pass; a
+            number keeps none and works a chunk out again there. Values and gradients are the same.
 
     Returns:
-        [Bi, Bj] float32 (float64 for float64 inputs) in [-1, 1]; 0 for a report without a word.
+        [Bi, Bj] float32 (float64 for float64 inputs) in [-1, 1]; 0 for a report without a word. Gradients are once
+        differentiable.
 
     Raises:
         ConfigError: If `chunk` is less than 1, or `tau_region` isn't above 0.
@@ -51,26 +55,77 @@ def late_interaction_similarity(
         raise ConfigError(f"tau_region is {tau_region}; a sharpness is above 0")
     wide = torch.float64 if regions.dtype == torch.float64 else torch.float32
     with torch.autocast(regions.device.type, enabled=False):
-        grid = F.normalize(regions.to(wide).flatten(2), dim=1)  # [Bi, D, M]
-        flat = F.normalize(words.to(wide)[word_mask], dim=1)  # [W, D], the words of all reports one after another
-        owner = torch.nonzero(word_mask)[:, 0]  # [W], whose report a word is of
-        total = grid.new_zeros(len(grid), len(words))
-        size = max(len(flat), 1) if chunk is None else chunk
-        again = size < len(flat) and torch.is_grad_enabled() and (grid.requires_grad or flat.requires_grad)
-        for part, whose in zip(torch.split(flat, size), torch.split(owner, size), strict=True):
-            best = _best_again(grid, part, tau_region) if again else _best(grid, part, tau_region)  # [Bi, size]
-            total = total.index_add(1, whose, best)
+        rows = F.normalize(regions.to(wide).flatten(2).transpose(1, 2), dim=2)  # [Bi, M, D]
+        if groups.readable(word_mask):
+            flat = F.normalize(words.to(wide)[word_mask], dim=1)  # [W, D], the words of all reports one after another
+            owner = torch.nonzero(word_mask)[:, 0]  # [W], whose report a word is of
+            best = _best(rows, flat, tau_region, chunk)
+            total = best.new_zeros(len(rows), len(words)).index_add(1, owner, best)
+        else:
+            real = words.to(wide).masked_fill(~word_mask[:, :, None], 0.0)
+            best = _best(rows, F.normalize(real, dim=2).flatten(0, 1), tau_region, chunk)
+            total = best.view(len(rows), *word_mask.shape).masked_fill(~word_mask, 0.0).sum(2)
         return total / word_mask.sum(1).clamp_min(1)
 
 
-def _best(grid: Tensor, flat: Tensor, tau: float) -> Tensor:
-    cosine = flat @ grid  # [Bi, W, M]
-    return (torch.logsumexp(tau * cosine, dim=2) - math.log(cosine.shape[2])) / tau
-
-
-def _best_again(grid: Tensor, flat: Tensor, tau: float) -> Tensor:
-    best: Tensor = checkpoint(_best, grid, flat, tau, use_reentrant=False, preserve_rng_state=False)
+def _best(rows: Tensor, flat: Tensor, tau: float, chunk: int | None) -> Tensor:
+    keep = torch.is_grad_enabled() and (rows.requires_grad or flat.requires_grad)
+    best: Tensor = _Best.apply(rows, flat, tau, chunk, keep and (chunk is None or chunk >= len(flat)))
     return best
+
+
+class _Best(torch.autograd.Function):
+    """1/τ log mean over regions m of exp(τ t · v_m): unit regions [I, M, D], unit words [W, D], τ, chunk → [I, W].
+
+    It goes through tiles that stay in cache. The gradient by the cosines is the softmax over regions, which is kept
+    for each tile (`keep`) or worked out again; either way the backward pass is two products.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, flat: Tensor, tau: float, chunk: int | None, keep: bool) -> Tensor:
+        best = rows.new_empty(len(rows), len(flat))
+        kept: list[Tensor] = []
+        for images, part in _tiles(rows, flat, chunk):
+            attention, best[images, part] = _attend(rows[images], flat[part], tau)
+            if keep:
+                kept.append(attention)
+        ctx.save_for_backward(rows, flat, *kept)
+        ctx.tau, ctx.chunk = tau, chunk
+        return best
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, flat, *kept = ctx.saved_tensors
+        d_rows, d_flat = torch.zeros_like(rows), torch.zeros_like(flat)
+        with torch.autocast(rows.device.type, enabled=False):
+            for place, (images, part) in enumerate(_tiles(rows, flat, ctx.chunk)):
+                attention = kept[place] if kept else _attend(rows[images], flat[part], ctx.tau)[0]
+                slope = (attention * grad[images, part][:, None]).flatten(0, 1)  # [I·M, w]
+                d_rows[images].flatten(0, 1).add_(product(slope, flat[part].T))
+                d_flat[part] += product(slope.T, rows[images].flatten(0, 1).T)
+        return d_rows, d_flat, None, None, None
+
+
+def _attend(rows: Tensor, flat: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """Softmax over regions of τ times the cosines, [I, M, w], and `best` of each word, [I, w]."""
+    scaled = product(rows.flatten(0, 1), flat).view(*rows.shape[:2], len(flat)).mul_(tau)
+    highest = scaled.amax(1, keepdim=True)
+    attention = scaled.sub_(highest).exp_()
+    total = attention.sum(1, keepdim=True)
+    best = (highest + (total / rows.shape[1]).log()) / tau
+    return attention.div_(total), best.squeeze(1)
+
+
+def _tiles(rows: Tensor, flat: Tensor, chunk: int | None) -> Iterator[tuple[slice, slice]]:
+    """Images and words that are worked on together."""
+    images, regions, _ = rows.shape
+    room = tiles.TILE if rows.device.type == "cpu" else tiles.WIDE_TILE
+    step = min(len(flat) if chunk is None else chunk, max(1, room // max(regions, 1)))
+    block = max(1, room // max(step * regions, 1))
+    for image in range(0, images, block):
+        for word in range(0, len(flat), max(step, 1)):
+            yield slice(image, min(image + block, images)), slice(word, min(word + step, len(flat)))
 
 
 def late_interaction(

@@ -62,7 +62,7 @@ def word_region_similarity(
     if chunk is not None and chunk < 1:
         raise ConfigError(f"chunk is {chunk}; it counts reports, so at least 1", remedy="leave it out for no chunks")
     wide = torch.float64 if regions.dtype == torch.float64 else torch.float32
-    grid = regions.to(wide).flatten(2)  # [Bi, D, M]
+    grid = regions.flatten(2)  # [Bi, D, M], made wide a few images at a time
     real = words.to(wide).masked_fill(~word_mask[:, :, None], 0.0)  # [Bj, N, D]
     keep_gradient = torch.is_grad_enabled() and (grid.requires_grad or real.requires_grad)
     similarity: Tensor = TiledSimilarity.apply(
