@@ -2,8 +2,9 @@ import pytest
 import torch
 from reference import gradients, local_inputs, nested_loop_similarity, report_loop_similarity
 
+from medmoe import layers
 from medmoe.errors import ConfigError
-from medmoe.objectives import groups, tiles, within_report_loss, word_region_similarity
+from medmoe.objectives import tiles, within_report_loss, word_region_similarity
 from medmoe.objectives.local import local_alignment, local_loss
 from medmoe.types import Batch, ImageEmbedding, Output, Routing, TextEmbedding
 
@@ -59,7 +60,7 @@ def test_reports_without_looking_at_lengths_give_the_same(lengths, monkeypatch):
     mask = mask.clone()
     mask[1] = False
     looked = word_region_similarity(regions, words, mask)
-    monkeypatch.setattr(groups, "readable", lambda value: False)
+    monkeypatch.setattr(layers, "readable", lambda value: False)
     blind = word_region_similarity(regions, words, mask)
     torch.testing.assert_close(looked, blind, atol=1e-12, rtol=1e-12)
     for a, b in zip(gradients(looked, regions, words), gradients(blind, regions, words), strict=True):

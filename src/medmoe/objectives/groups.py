@@ -18,14 +18,6 @@ Rows: TypeAlias = Tensor | slice
 """Samples of a batch: their indices, or all of them."""
 
 
-def readable(value: Tensor) -> bool:
-    """Whether its numbers can be looked at without waiting for a device: losses then leave out what is absent.
-
-    Elsewhere they work in shapes that don't hang on values, and mask.
-    """
-    return value.device.type == "cpu"
-
-
 def check_negatives(negatives: str, *, where: str) -> None:
     """Refuse an unknown choice of negatives.
 
@@ -50,6 +42,13 @@ def over_groups(loss_of: Callable[[Rows], Tensor], batch: Batch, told: Tensor, n
     present = sorted(set(batch.modality[told].tolist()))
     groups = [torch.nonzero((batch.modality == one) & told).flatten() for one in present]
     return torch.stack([loss_of(rows) * len(rows) for rows in groups]).sum() / told.sum()
+
+
+def together_in(batch: Batch, negatives: str) -> Tensor | None:
+    """[B, B] bool, which samples `over_groups` holds against each other; None for all."""
+    if negatives == "batch" or batch.modality is None:
+        return None
+    return batch.modality[:, None] == batch.modality[None, :]
 
 
 def words_of(output: Output, batch: Batch) -> tuple[Tensor, Tensor] | None:

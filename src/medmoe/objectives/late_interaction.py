@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from medmoe import layers
 from medmoe.errors import ConfigError
-from medmoe.objectives import groups, tiles
+from medmoe.objectives import tiles
 from medmoe.objectives.groups import check_negatives
 from medmoe.objectives.local import loss_over_pairs
 from medmoe.objectives.products import product
@@ -55,8 +56,8 @@ def late_interaction_similarity(
         raise ConfigError(f"tau_region is {tau_region}; a sharpness is above 0")
     wide = torch.float64 if regions.dtype == torch.float64 else torch.float32
     with torch.autocast(regions.device.type, enabled=False):
-        rows = F.normalize(regions.to(wide).flatten(2).transpose(1, 2), dim=2)  # [Bi, M, D]
-        if groups.readable(word_mask):
+        rows = F.normalize(regions.to(wide).flatten(2).transpose(1, 2).contiguous(), dim=2)  # [Bi, M, D]
+        if layers.readable(word_mask):
             flat = F.normalize(words.to(wide)[word_mask], dim=1)  # [W, D], the words of all reports one after another
             owner = torch.nonzero(word_mask)[:, 0]  # [W], whose report a word is of
             best = _best(rows, flat, tau_region, chunk)
@@ -97,7 +98,7 @@ class _Best(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, flat, *kept = ctx.saved_tensors
-        d_rows, d_flat = torch.zeros_like(rows), torch.zeros_like(flat)
+        d_rows, d_flat = rows.new_zeros(rows.shape), torch.zeros_like(flat)
         with torch.autocast(rows.device.type, enabled=False):
             for place, (images, part) in enumerate(_tiles(rows, flat, ctx.chunk)):
                 attention = kept[place] if kept else _attend(rows[images], flat[part], ctx.tau)[0]

@@ -33,7 +33,7 @@ def product(rows: Tensor, others: Tensor) -> Tensor:
 
 def products(rows: Tensor, others: Tensor) -> Tensor:
     """Multiply each [R, K] of a batch [I, R, K] by the transpose of its [C, K] → [I, R, C], without a gradient."""
-    size = rows.shape[1] * rows.shape[2] * others.shape[1]
+    size = rows.shape[1] * rows.shape[2] * others.shape[1] if len(rows) else 0
     if rows.device.type == "cpu" and rows.dtype == torch.float32 and size >= max(LEAST, 1) and _there():
         if len(rows) == 1:
             return product(rows[0], others[0])[None]

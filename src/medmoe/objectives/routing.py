@@ -33,8 +33,8 @@ def report_type(output: Output, batch: Batch) -> Tensor | None:
         target = target.masked_fill(~batch.has_report, UNKNOWN)
     if nobody(target != UNKNOWN):
         return None
-    head = F.cross_entropy(output.text.report_logits.float(), target, ignore_index=UNKNOWN)
-    router = F.cross_entropy(output.text.logits.float(), target, ignore_index=UNKNOWN)
+    head = _over_known(output.text.report_logits, target)
+    router = _over_known(output.text.logits, target)
     return (head + router) / 2
 
 
@@ -50,7 +50,13 @@ def image_modality(output: Output, batch: Batch) -> Tensor | None:
     """
     if batch.modality is None or nobody(batch.modality != UNKNOWN):
         return None
-    return F.cross_entropy(output.image.logits.float(), batch.modality, ignore_index=UNKNOWN)
+    return _over_known(output.image.logits, batch.modality)
+
+
+def _over_known(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean cross-entropy over samples whose target is known; 0 when none is."""
+    total = F.cross_entropy(logits.float(), target, ignore_index=UNKNOWN, reduction="sum")
+    return total / (target != UNKNOWN).sum().clamp_min(1)
 
 
 def router_distillation(output: Output, batch: Batch) -> Tensor | None:

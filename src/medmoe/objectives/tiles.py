@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from medmoe.objectives import groups as grouping
+from medmoe import layers
 from medmoe.objectives.contrastive import NEVER
 from medmoe.objectives.groups import Rows
 from medmoe.objectives.products import product, products
@@ -290,7 +290,7 @@ def _groups(words: Tensor, word_mask: Tensor, regions: int, chunk: int | None) -
     limit = total if chunk is None else min(chunk, total)
     inverse = words.norm(dim=2)
     inverse = torch.where(inverse > EPS, 1.0 / inverse, 0.0)  # [B, N]
-    if not grouping.readable(words):
+    if not layers.readable(words):
         step = min(limit, max(1, _tile(words) // max(most * regions, 1)))
         runs = [slice(start, start + step) for start in range(0, total, max(step, 1))] if most else []
         return [_Group(run, words[run].flatten(0, 1), inverse[run], word_mask[run]) for run in runs]

@@ -63,6 +63,6 @@ def _bag_of_words(logits: Tensor | None, batch: Batch) -> Tensor | None:
     total = weight.sum(1, keepdim=True)
     target = weight / total.clamp_min(torch.finfo(weight.dtype).tiny)
     counted = total.squeeze(1) > 0
-    if not bool(counted.any()):
+    if nobody(counted):
         return None
-    return -(target * F.log_softmax(logits.float(), dim=1)).sum() / counted.sum()
+    return -(target * F.log_softmax(logits.float(), dim=1)).sum() / counted.sum().clamp_min(1)
