@@ -69,7 +69,9 @@ def read_image(path: str | Path, *, at_least: int | None = None) -> Pixels:
     """
     path = Path(path)
     with _reading(str(path)), path.open("rb") as file:
-        return _read(file, path.suffix, str(path), at_least)
+        # A JPEG's decoder wants all of it at once; reading it in pieces first, for the header, would only cost calls.
+        whole = path.suffix.lower() in (".jpg", ".jpeg")
+        return _read(io.BytesIO(file.read()) if whole else file, path.suffix, str(path), at_least)
 
 
 def read_image_bytes(data: bytes | memoryview, *, name: str, where: str, at_least: int | None = None) -> Pixels:

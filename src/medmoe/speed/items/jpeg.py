@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from medmoe.speed.items.scratch import scratch
 from medmoe.speed.plain.pictures import picture_pipeline
 from medmoe.types import Sample
 
+_COUNT = 48  # pictures of a repetition: enough that two threads end at about the same time
+
 
 @lru_cache(maxsize=2)
 def pictures(*, small: bool) -> list[Path]:
@@ -33,7 +35,7 @@ def pictures(*, small: bool) -> list[Path]:
         path = scratch() / f"jpeg-{source.size}-{index}.jpg"
         Image.fromarray(source[index].image).save(path, quality=90)
         paths.append(path)
-    return paths * (1 if small else max(1, 16 // len(paths)))
+    return paths if small else (paths * _COUNT)[:_COUNT]
 
 
 def _read(preprocess: Preprocess, at_least: int | None, path: Path) -> Tensor:
@@ -45,21 +47,19 @@ def _pillow(path: Path) -> Any:
         return np.asarray(image)
 
 
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let torch use one core in each thread for a while."""
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Start threads in which torch uses one core each, and leave it as it was elsewhere."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    started = Barrier(threads)
+    list(pool.map(lambda _: started.wait(), range(threads)))
+    torch.set_num_threads(before)
+    return pool
 
 
-def _on(threads: int, function: Callable[[Path], Any], paths: Sequence[Path]) -> None:
-    with _one_thread_each(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for _ in pool.map(function, paths):
-            pass
+def _all(pool: ThreadPoolExecutor, function: Callable[[Path], Any], paths: Sequence[Path]) -> None:
+    for _ in pool.map(function, paths):
+        pass
 
 
 def _ways(size: Size) -> Mapping[str, Way]:
@@ -68,7 +68,7 @@ def _ways(size: Size) -> Mapping[str, Way]:
 
     def way(threads: int, function: Callable[[Path], Any]) -> Way:
         def build() -> Call:
-            return partial(_on, threads, function, pictures(small=size.small))
+            return partial(_all, _pool(threads), function, pictures(small=size.small))
 
         return build
 
@@ -106,7 +106,7 @@ ITEMS = (
         ],
         floor="decoding alone on two threads",
         figures=_figures,
-        unit=("images", 16),
+        unit=("images", _COUNT),
         devices=("cpu",),
     ),
 )
