@@ -179,7 +179,7 @@ ITEMS = (
     ),
     Item(
         name="embedding-paths",
-        about="the same embedding in bfloat16 (autocast), by torch.compile, by ONNX Runtime, and with linear layers in int8",
+        about="the same in bfloat16 (autocast), by torch.compile, by ONNX Runtime, with linear layers in int8",
         ways=_path_ways,
         targets=[Target("time", 1.0, way="bf16"), Target("cosine bf16", 0.999, at_most=False, over=None)],
         figures=_agreement,
