@@ -99,7 +99,7 @@ def _compiled(model: MedVLM) -> Callable[[Tensor], Tensor]:
 def _int8(model: MedVLM) -> Callable[[Tensor], Tensor]:
     """Quantise the weights of linear layers to 8 bits, and their inputs as they come (dynamic quantisation)."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch says that torchao will take its place
+        warnings.simplefilter("ignore")  # torch says that torchao will take its place
         vision = torch.ao.quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
             model.vision, {nn.Linear}, dtype=torch.qint8
         )
