@@ -31,7 +31,7 @@ LEVELS = {
     **dict.fromkeys(["model", "objectives", "optim", "checkpoint", "metrics", "rundir", "leaks"], 4),
     **dict.fromkeys(["tasks", "describe", "caching"], 5),
     **dict.fromkeys(["build", "adapters"], 6),
-    **dict.fromkeys(["predictor", "evaluate", "embed", "export", "doubts"], 7),
+    **dict.fromkeys(["predictor", "evaluate", "embed", "export", "doubts", "step"], 7),
     **dict.fromkeys(["train", "index", "benchmarks"], 8),
     **dict.fromkeys(["serve", "recipes", "report", "doctor", "progress"], 9),
     **dict.fromkeys(["summary", "ablation", "holdout", "speed"], 10),

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 import medmoe
@@ -60,3 +63,11 @@ def test_a_created_model_depends_on_the_seed_and_nothing_else():
 def test_an_unknown_model_is_told_with_the_nearest_name():
     with pytest.raises(ModelError, match=r"unknown model 'medmoe-tny' \(did you mean 'medmoe-tiny'\?\)"):
         medmoe.create_model("medmoe-tny")
+
+
+@pytest.mark.parametrize("name", ["from_pretrained", "Predictor"])
+def test_what_uses_a_model_loads_nothing_that_only_training_or_tasks_need(name: str):
+    slow = ["sklearn", "scipy", "timm", "transformers", "torchvision.models", "pandas"]
+    program = f"import sys, medmoe; medmoe.{name}; print([name for name in {slow!r} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

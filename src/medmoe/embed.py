@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Embedded:
 class _How:
     """What a part depends on beside the model and the data; a run goes on only with the same."""
 
+    format: str
     batch_size: int
     chunk: int
     on_bad_sample: str
@@ -54,6 +55,11 @@ class _How:
     precision: str
     compiled: bool
     text: bool
+
+    def data(self, workers: int) -> DataConfig:
+        """Give the loader's settings."""
+        values = {"batch_size": self.batch_size, "workers": workers, "on_bad_sample": self.on_bad_sample}
+        return parse(DataConfig, values)
 
 
 def write_embeddings(
@@ -104,46 +110,56 @@ def write_embeddings(
         UserError: If a setting isn't allowed, an image is bad, `out` can't be written over, or parts are there that
             another model, other data or other settings made.
     """
-    for name, value, allowed in (
-        ("format", format, FORMATS),
-        ("dtype", dtype, DTYPES),
-        ("precision", precision, PRECISIONS),
-    ):
+    how = _How(format, batch_size, chunk, on_bad_sample, str(device), dtype, precision, compiled, text)
+    how = _checked(how, out, workers)
+    if compiled:
+        model.vision.compile()
+    return _run(model, source, out, how, workers, tell)
+
+
+def _checked(how: _How, out: Path, workers: int) -> _How:
+    """Give the settings with the chunk rounded up to whole batches.
+
+    Raises:
+        UserError: If one isn't allowed, or `out` can't be written over.
+    """
+    choices = (("format", how.format, FORMATS), ("dtype", how.dtype, DTYPES), ("precision", how.precision, PRECISIONS))
+    for name, value, allowed in choices:
         if value not in allowed:
             raise ConfigError(unknown(name, value, allowed), where=f"--{name}")
-    if chunk < 1:
-        raise ConfigError(f"got {chunk}, allowed: 1 or more", where="--chunk")
-    _check_out(out, format)
-    parse(DataConfig, {"batch_size": batch_size, "workers": workers, "on_bad_sample": on_bad_sample})
-    chunk = -(-chunk // batch_size) * batch_size
-    how = _How(batch_size, chunk, on_bad_sample, str(device), dtype, precision, compiled, text)
+    if how.chunk < 1:
+        raise ConfigError(f"got {how.chunk}, allowed: 1 or more", where="--chunk")
+    _check_out(out, how.format)
+    data = how.data(workers)
+    return replace(how, chunk=-(-how.chunk // data.batch_size) * data.batch_size)
+
+
+def _run(model: MedVLM, source: Source, out: Path, how: _How, workers: int, tell: Callable[[str], None]) -> Embedded:
+    """Make the parts that aren't there yet, and join all."""
     assert model.assets is not None
     about = {
         "preprocess_fingerprint": str(model.assets.preprocess.get("fingerprint")),
         "fingerprint": fingerprint_of(model.state_dict(), model.assets),
-        "precision": precision,
+        "precision": how.precision,
     }
     parts = _Parts(out, {"fingerprint": about["fingerprint"], "data": data_fingerprint(source), **asdict(how)})
-    starts = range(0, len(source), chunk)
+    starts = range(0, len(source), how.chunk)
     resumed = sum(count_rows(parts.path(start)) for start in starts if parts.done(start))
-    done = 0
-    if compiled:
-        model.vision.compile()
     for start in starts:
         if not parts.done(start):
-            rows = _embedded(model, source, range(start, min(start + chunk, len(source))), how, workers)
-            parts.write(start, rows, dtype)
+            end = min(start + how.chunk, len(source))
+            parts.write(start, _embedded(model, source, range(start, end), how, workers), how.dtype)
             if len(starts) > 1:
-                tell(f"{min(start + chunk, len(source))} of {len(source)} images")
-        done += count_rows(parts.path(start))
+                tell(f"{end} of {len(source)} images")
+    files = [parts.path(start) for start in starts]
+    done = sum(map(count_rows, files))
     if not done:
         raise DataError(f"none of {len(source)} samples is good", where=str(out), remedy="check the images' paths")
     width = model.image_projection.out_features
-    files = [parts.path(start) for start in starts]
-    if format == "parquet":
-        join_into_file(files, out, about, dtype=dtype)
+    if how.format == "parquet":
+        join_into_file(files, out, about, dtype=how.dtype)
     else:
-        write_atomically(out, lambda aside: join_into_folder(files, aside, about, dtype=dtype, width=width))
+        write_atomically(out, lambda aside: join_into_folder(files, aside, about, dtype=how.dtype, width=width))
     parts.remove()
     return Embedded(done, resumed)
 
@@ -200,8 +216,7 @@ class _Parts:
 @torch.inference_mode()
 def _embedded(model: MedVLM, source: Source, places: range, how: _How, workers: int) -> EmbeddedRows:
     """Embed the images at some places of a source."""
-    data = parse(DataConfig, {"batch_size": how.batch_size, "workers": workers, "on_bad_sample": how.on_bad_sample})
-    loader = build_loader(Rows(source, places), model, RunConfig(recipe="embed", data=data), train=False)
+    loader = build_loader(Rows(source, places), model, RunConfig(recipe="embed", data=how.data(workers)), train=False)
     model = model.eval()
     width = model.image_projection.out_features
     key: list[str] = []

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from medmoe.metrics import Bools, Floats, Ints
 
@@ -87,6 +85,9 @@ def fit_classes(
 def _path(
     features: Floats, true: Ints, classes: int, strengths: Sequence[float]
 ) -> Callable[[Floats], list[tuple[Floats, int]]]:
+    from sklearn.exceptions import ConvergenceWarning  # these take long to import
+    from sklearn.linear_model import LogisticRegression
+
     present = np.unique(true)
     if len(present) < 2:
         return lambda others: [(np.zeros((len(others), classes)), 0) for _ in strengths]
