@@ -29,7 +29,7 @@ LEVELS = {
     **dict.fromkeys(["layers", "config", "distributed", "folder", "gate"], 2),
     **dict.fromkeys(["data", "encoders", "experts", "heads"], 3),
     **dict.fromkeys(["model", "objectives", "optim", "checkpoint", "metrics", "rundir", "leaks"], 4),
-    **dict.fromkeys(["tasks", "describe"], 5),
+    **dict.fromkeys(["tasks", "describe", "step"], 5),
     **dict.fromkeys(["build", "adapters"], 6),
     **dict.fromkeys(["predictor", "evaluate", "embed", "doubts"], 7),
     **dict.fromkeys(["train", "index", "benchmarks"], 8),

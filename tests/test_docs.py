@@ -46,7 +46,7 @@ MAP = re.compile(r"(?<=<!-- map -->\n).*?(?=<!-- /map -->)", re.S)
 ORDER = "errors types modalities layers folder gate config data encoders experts model objectives optim checkpoint"
 ORDER += (
     " metrics rundir leaks tasks describe build adapters predictor evaluate embed doubts benchmarks"
-    " train recipes doctor progress report summary ablation holdout speed cli"
+    " step train recipes doctor progress report summary ablation holdout speed cli"
     " __main__"
 )
 
