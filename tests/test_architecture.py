@@ -29,9 +29,9 @@ LEVELS = {
     **dict.fromkeys(["layers", "config", "distributed", "folder", "gate"], 2),
     **dict.fromkeys(["data", "encoders", "experts", "heads"], 3),
     **dict.fromkeys(["model", "objectives", "optim", "checkpoint", "metrics", "rundir", "leaks"], 4),
-    **dict.fromkeys(["tasks", "describe", "step"], 5),
+    **dict.fromkeys(["tasks", "describe", "caching", "step"], 5),
     **dict.fromkeys(["build", "adapters"], 6),
-    **dict.fromkeys(["predictor", "evaluate", "embed", "doubts"], 7),
+    **dict.fromkeys(["predictor", "evaluate", "embed", "export", "doubts"], 7),
     **dict.fromkeys(["train", "index", "benchmarks"], 8),
     **dict.fromkeys(["serve", "recipes", "report", "doctor", "progress"], 9),
     **dict.fromkeys(["summary", "ablation", "holdout", "speed"], 10),
@@ -58,6 +58,7 @@ PLACES = {
 }
 # Optional packages: whichever file imports one is the only one that does.
 IN_ONE_FILE = ["huggingface_hub", "faiss", "nibabel", "onnx", "onnxruntime", "fastapi", "uvicorn", "open_clip", "ray"]
+IN_ONE_FILE += ["simplejpeg", "webdataset"]
 NEVER = ["pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "requests", "pandas", "matplotlib"]
 
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 450, 70

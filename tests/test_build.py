@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from medmoe.build import (
@@ -18,12 +20,15 @@ from medmoe.build import (
     facts_of,
     initialise,
     load_model,
+    preprocess_of,
     put_weights,
     resolve_data,
     tokenizer_of,
 )
 from medmoe.config import ExpertConfig, ModelConfig, TextConfig, VisionConfig, parse
+from medmoe.data.crops import RandomCrop
 from medmoe.data.preprocess import Preprocess
+from medmoe.data.sources.manifest import ManifestSource
 from medmoe.errors import ConfigError, DataError, ModelError
 from medmoe.types import Sample
 from small_runs import Memory, batch_of, built, changed, micro, phantoms, same_weights, train
@@ -335,3 +340,43 @@ def test_the_facts_of_a_source_have_no_pixels():
 def test_a_norm_that_the_image_encoder_cannot_have_is_refused(name: str, norm: str, said: str):
     with pytest.raises(ConfigError, match=said):
         build_vision(VisionConfig(name=name, norm=norm))
+
+
+@pytest.fixture
+def jpegs(tmp_path: Path) -> ManifestSource:
+    """Give eight JPEGs five times as large as the micro model's images."""
+    rows = []
+    for number in range(8):
+        rng = np.random.default_rng(number)
+        coarse = Image.fromarray(rng.integers(0, 256, (10, 8, 3), np.uint8))
+        coarse.resize((128, 160), Image.Resampling.BICUBIC).save(tmp_path / f"{number}.jpg", quality=90)
+        modality = ("ct", "xray")[number % 2]
+        rows.append({"image": f"{number}.jpg", "text": f"Report {number}.", "modality": modality})
+    (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return ManifestSource(tmp_path)
+
+
+def test_a_reduced_scale_is_for_training_only_and_less_than_three_grey_levels_off(jpegs: ManifestSource):
+    model = built(source=jpegs)
+    deviation = torch.tensor(preprocess_of(model.assets.preprocess).std).view(3, 1, 1)
+
+    def images(*settings: str, train_on: bool) -> torch.Tensor:
+        config = micro("data.augment=0", *settings)
+        return next(iter(build_loader(jpegs, model, config, train=train_on))).image
+
+    whole, scaled = (images(f"data.scaled_decode={on}", train_on=True) for on in ("false", "true"))
+    off = ((whole - scaled) * deviation * 255).abs().mean()
+    assert 0 < off < 3
+    evaluated = images(train_on=False)
+    assert torch.equal(images("data.scaled_decode=true", train_on=False), evaluated)
+    assert not micro().data.scaled_decode
+
+
+def test_parts_of_images_are_taken_from_enough_pixels(jpegs: ManifestSource, monkeypatch: pytest.MonkeyPatch):
+    asked: list[int] = []
+    monkeypatch.setattr(ManifestSource, "reduced", lambda self, at_least: asked.append(at_least) or self)
+    model = built(source=jpegs)
+    for crop in (0, 0.5):
+        build_loader(jpegs, model, micro("data.scaled_decode=true", f"data.crop={crop}"), train=True)
+    assert asked == [32, RandomCrop().needs(32)]
+    assert asked[1] > 32

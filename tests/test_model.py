@@ -144,6 +144,22 @@ def test_the_experts_don_t_touch_the_global_embedding():
     assert torch.equal(*embeds)
 
 
+@pytest.mark.parametrize("special", [False, True])
+def test_without_regions_no_expert_runs_and_everything_else_is_the_same(special: bool, monkeypatch: pytest.MonkeyPatch):
+    model = built(f"model.special_projection={str(special).lower()}").eval()
+    if model.special_projection is not None:
+        for one in model.special_projection.maps:
+            torch.nn.init.normal_(one.weight)  # type: ignore[arg-type]
+    image = batch_of(model).image
+    whole = model.encode_image(image)
+    monkeypatch.setattr(model.experts, "forward", lambda *_: pytest.fail("an expert ran"))
+    found = model.encode_image(image, regions=False)
+    assert found.regions.shape == (8, 0, 1, 1)
+    for name in ("embed", "feature", "logits"):
+        assert torch.equal(getattr(found, name), getattr(whole, name))
+    assert torch.equal(found.routing.expert, whole.routing.expert)
+
+
 @pytest.mark.parametrize("pool", POOLS)
 def test_every_pooling_gives_a_feature_of_the_length_it_promises(pool: str):
     levels = tuple(torch.rand(2, channels, side, side) for channels, side in ((3, 4), (5, 2)))

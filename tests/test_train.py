@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from medmoe.objectives import total_loss
 from medmoe.rundir import RunFolder
 from medmoe.train import (
     Interrupted,
+    Meter,
     State,
     check_finite,
     check_local_similarity,
@@ -410,3 +412,16 @@ def test_a_model_is_trained_by_the_similarity_it_is_read_by(settings: list[str],
     both = ["objectives.late_interaction=0.5", "model.local_similarity=late_interaction"]
     check_local_similarity(micro(*both))
     check_local_similarity(micro("objectives.local=0"))
+
+
+def test_waiting_is_a_share_of_the_steps_and_not_of_validation(monkeypatch: pytest.MonkeyPatch):
+    now = iter([0.0, 10.0, 70.0, 80.0, 84.0])  # made; paused from 10 to 70; read; read again
+    monkeypatch.setattr("medmoe.train.time.perf_counter", lambda: next(now))
+    loader = SimpleNamespace(waited=0.0)
+    meter = Meter(loader)  # type: ignore[arg-type]
+    with meter.paused():
+        pass
+    loader.waited = 5.0
+    meter.count(40)
+    assert meter.read() == {"images_per_second": 2.0, "data_wait": 0.25}
+    assert meter.read() == {"images_per_second": 0.0, "data_wait": 0.0}

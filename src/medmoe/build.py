@@ -13,7 +13,7 @@ from medmoe.config import ExpertConfig, ModelConfig, RouterConfig, RunConfig, Te
 from medmoe.data.crops import RandomCrop
 from medmoe.data.loader import Loader
 from medmoe.data.preprocess import Preprocess
-from medmoe.data.sources.base import Source
+from medmoe.data.sources.base import Source, reduced
 from medmoe.data.sources.remembered import RememberedSource
 from medmoe.data.text import ReportTokenizer
 from medmoe.data.transforms import Augment
@@ -39,7 +39,7 @@ def build_vision(config: VisionConfig) -> nn.Module:
     if config.norm not in NORMS:
         raise ConfigError(unknown("norm", config.norm, NORMS), where="model.vision.norm")
     if config.name == "tiny":
-        return VISION["tiny"](channels=config.channels, norm=config.norm)
+        return VISION["tiny"](channels=config.channels, norm=config.norm, recompute=config.checkpoint)
     if config.norm != VisionConfig().norm:
         raise ConfigError(
             f"norm={config.norm} is a choice for 'tiny'; {config.name!r} has its own norms",
@@ -47,8 +47,10 @@ def build_vision(config: VisionConfig) -> nn.Module:
             remedy="leave it out",
         )
     if config.name == "descriptor":
+        if config.checkpoint:
+            raise ConfigError("'descriptor' learns nothing, so nothing is kept", where="model.vision.checkpoint")
         return VISION["descriptor"](config.image_size, measures=config.measures)
-    return VISION["timm"](config.name, image_size=config.image_size)
+    return VISION["timm"](config.name, image_size=config.image_size, recompute=config.checkpoint)
 
 
 def build_text(config: TextConfig) -> nn.Module:
@@ -99,6 +101,7 @@ def build_experts(config: ExpertConfig, channels: Sequence[int], modalities: int
             conv=config.conv,
             norm=config.norm,
             interpolation=config.interpolation,
+            upsample=config.upsample,
             zero=zero,
         )
 
@@ -286,6 +289,9 @@ def build_loader(
     data = config.data
     augment = Augment(strength=data.augment, flip=data.flip) if train and data.augment > 0 else None
     preprocess = preprocess_of(model.assets.preprocess)
+    crop = RandomCrop(chance=data.crop) if train and data.crop > 0 else None
+    if train and data.scaled_decode:
+        source = reduced(source, preprocess.size if crop is None else crop.needs(preprocess.size))
     if train and data.cache_mb > 0:
         source = RememberedSource(source, preprocess.shrink, data.cache_mb)
     return Loader(
@@ -297,7 +303,7 @@ def build_loader(
         train=train,
         augment=augment,
         augment_on=data.augment_on,
-        crop=RandomCrop(chance=data.crop) if train and data.crop > 0 else None,
+        crop=crop,
         batching=data.batching,
         within_fraction=data.within_fraction,
         balance=data.balance,

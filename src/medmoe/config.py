@@ -28,6 +28,8 @@ class VisionConfig(Config):
         channels: C_l of `tiny`; other encoders know their own.
         norm: Norm of `tiny`: group, layer or batch.
         measures: What `descriptor` takes: some of colour, grey_levels, layout and texture.
+        checkpoint: Whether its blocks are run again in the backward, so that training holds less of them (activation
+            checkpointing); not for encoders with batch norms, nor for `descriptor`.
     """
 
     name: str = "tiny"
@@ -35,6 +37,7 @@ class VisionConfig(Config):
     channels: tuple[int, ...] = (32, 64, 128, 256)
     norm: str = "group"
     measures: tuple[str, ...] = ("colour", "grey_levels", "layout", "texture")
+    checkpoint: bool = False
 
 
 class TextConfig(Config):
@@ -106,6 +109,8 @@ class ExpertConfig(Config):
         conv: dense or separable.
         norm: group, layer (each place by itself) or batch.
         interpolation: grid, or flattened: a known defect, to compare with.
+        upsample: Whether coarse levels are brought to the grid first, before the block (the paper's), or last: two
+            thirds of the multiply-adds.
         rank: Rank of the special experts' maps, which then are low-rank corrections of the shared expert; None: whole
             experts.
     """
@@ -123,6 +128,7 @@ class ExpertConfig(Config):
     conv: str = "separable"
     norm: str = "group"
     interpolation: str = "grid"
+    upsample: str = "first"
     rank: int | None = Field(None, ge=1)
 
 
@@ -171,6 +177,8 @@ class DataConfig(Config):
             without reports, of which findings are cropped away.
         workers: Loader processes.
         cache_mb: Megabytes of images, shrunk to the model's size, that each loader process keeps after reading them.
+        scaled_decode: Whether JPEGs larger than the model's images are decoded at 1/2, 1/4 or 1/8 of their size, never
+            below it: faster, and about 2 of 255 grey levels off; in training only, never in evaluation.
         on_bad_sample: `raise`, or `skip` into the run's quarantine.
         columns: Our manifest columns → the file's.
     """
@@ -185,6 +193,7 @@ class DataConfig(Config):
     crop: float = Field(0.0, ge=0, le=1)
     workers: int = Field(1, ge=0)
     cache_mb: int = Field(0, ge=0)
+    scaled_decode: bool = False
     on_bad_sample: Literal["raise", "skip"] = "raise"
     columns: dict[str, str] = {}
 
@@ -200,6 +209,8 @@ class TrainConfig(Config):
         warmup: Share of the steps with rising rate; then cosine to zero.
         clip: Largest gradient norm.
         accum_freq: Batches of a step; adds no negatives.
+        micro_batch: Images that are on the device with their activations at a time; the loss and its gradient stay those
+            of the whole batch. None: all of the batch.
         precision: fp32 or bf16 (autocast).
         compile: Whether forward and objectives go through torch.compile.
         compile_backend: What compiles them: inductor, or another of torch's, such as eager, which only traces.
@@ -224,6 +235,7 @@ class TrainConfig(Config):
     warmup: float = Field(0.1, ge=0, le=1)
     clip: float = Field(1.0, gt=0)
     accum_freq: int = Field(1, ge=1)
+    micro_batch: int | None = Field(None, ge=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
     compile_backend: str = "inductor"

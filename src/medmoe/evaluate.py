@@ -138,7 +138,7 @@ def untrained(model: MedVLM, *, seed: int = 0) -> MedVLM:
             part.momentum = 1.0  # the statistics of the one batch
         fresh.train()
         with torch.no_grad():
-            fresh.encode_image(next(iter(loader)).image)
+            fresh.encode_image(next(iter(loader)).image)  # with regions: experts too may have such norms
     return fresh.eval()
 
 

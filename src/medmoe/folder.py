@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -168,6 +169,23 @@ def read_weights(path: Path, device: str = "cpu") -> dict[str, Tensor]:
         raise ModelError("no such file", where=str(path)) from None
     except SafetensorError as error:
         raise ModelError(f"can't be read ({error})", where=str(path), remedy="save or copy it again") from None
+
+
+def fingerprint_of(weights: Mapping[str, Tensor], assets: Assets) -> str:
+    """Hash everything that an embedding depends on: weights, configuration and preprocessing.
+
+    Embeddings compare only where this is the same.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    digest = hashlib.sha256(json.dumps(assets.config, sort_keys=True).encode())
+    digest.update(str(assets.preprocess.get("fingerprint")).encode())
+    for name in sorted(weights):
+        value = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def model_card(weights: Mapping[str, Tensor], assets: Assets) -> str:

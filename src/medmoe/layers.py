@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -54,6 +55,11 @@ class Pointwise(nn.Conv2d):
         rows = feature.permute(0, 2, 3, 1)  # [B, H, W, C]
         mapped: Tensor = F.linear(rows, self.weight[:, :, 0, 0], self.bias)
         return mapped.permute(0, 3, 1, 2)
+
+
+def wide(value: Tensor) -> Tensor:
+    """Give float32, in which what a half would lose is taken; float64 stays."""
+    return value if value.dtype == torch.float64 else value.float()
 
 
 def to_grid(feature: Tensor, grid: int) -> Tensor:

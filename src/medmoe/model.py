@@ -16,6 +16,7 @@ from medmoe.errors import ConfigError, ModelError, unknown
 from medmoe.experts.moe import MixtureOfExperts, SpecialProjection
 from medmoe.experts.router import Router, Scores, image_statistics
 from medmoe.folder import Assets, check_replaceable, fill_folder, write_atomically
+from medmoe.layers import wide
 from medmoe.types import Batch, ImageEmbedding, Output, Pyramid, Routing, TextEmbedding, TextFeatures, Tokens
 
 MAX_LOGIT_SCALE = 100.0
@@ -31,7 +32,12 @@ def pool_pyramid(pyramid: Pyramid) -> Tensor:
     return torch.cat([part for level in pyramid.levels for part in (level.mean(dim=(2, 3)), level.amax(dim=(2, 3)))], 1)
 
 
-def words_of_regions(head: nn.Linear, regions: Tensor, tokens: Tokens) -> Tensor:
+def pieces_of(tokens: Tokens) -> Tensor:
+    """List the word pieces that reports have, [P] int64."""
+    return torch.unique(tokens.ids[tokens.mask])
+
+
+def words_of_regions(head: nn.Linear, regions: Tensor, held: Tensor) -> Tensor:
     """Score the word pieces of a batch's reports by the regions of each image, in float32.
 
     With z_vm what the head says of piece v at region m, the score is log Σ_m exp z_vm: a softmax over pieces *and*
@@ -40,14 +46,13 @@ def words_of_regions(head: nn.Linear, regions: Tensor, tokens: Tokens) -> Tensor
     Args:
         head: D → V.
         regions: [B, D, G, G].
-        tokens: Only pieces that they hold are scored.
+        held: [P] int64 pieces to score: those of the batch's reports.
 
     Returns:
         [B, V]; -1e30 for the other pieces.
     """
-    held = torch.unique(tokens.ids[tokens.mask])  # [P]
     rows = regions.flatten(2).transpose(1, 2)  # [B, M, D]
-    logits = F.linear(rows, head.weight[held], head.bias[held]).float()  # [B, M, P]
+    logits = wide(F.linear(rows, head.weight[held], head.bias[held]))  # [B, M, P]
     every = logits.new_full((len(regions), head.out_features), -1e30)
     return every.index_copy(1, held, torch.logsumexp(logits, dim=1))
 
@@ -140,19 +145,19 @@ class MedVLM(nn.Module):
     @property
     def logit_scale(self) -> Tensor:
         """Multiplier of cosine similarities [], learnt, at most 100 (Radford et al., 2021)."""
-        return self.log_scale.float().exp().clamp(max=MAX_LOGIT_SCALE)
+        return wide(self.log_scale).exp().clamp(max=MAX_LOGIT_SCALE)
 
     def encode_text(self, tokens: Tokens, features: TextFeatures | None = None) -> TextEmbedding:
         """Bring reports into the joint space; `features` is what the text encoder makes of them, if that is known."""
         features = self.text(tokens) if features is None else features
-        feature = self.text_projection(features.report).float()
+        feature = wide(self.text_projection(features.report))
         return TextEmbedding(
             embed=F.normalize(feature, dim=-1),
             feature=feature,
             words=self._words(tokens, features),
             word_mask=features.word_mask,
-            logits=self.text_router(features.report).float(),
-            report_logits=self.report_type(features.report).float(),
+            logits=wide(self.text_router(features.report)),
+            report_logits=wide(self.report_type(features.report)),
         )
 
     def _words(self, tokens: Tokens, features: TextFeatures) -> Tensor:
@@ -164,7 +169,7 @@ class MedVLM(nn.Module):
         return words + aggregate_words(named, tokens.word, words.shape[1])
 
     def encode_image(
-        self, image: Tensor, *, expert: Tensor | None = None, modality: Tensor | None = None
+        self, image: Tensor, *, expert: Tensor | None = None, modality: Tensor | None = None, regions: bool = True
     ) -> ImageEmbedding:
         """Bring images into the joint space by their pixels alone.
 
@@ -172,21 +177,23 @@ class MedVLM(nn.Module):
             image: [B, 3, H, W] normalised pixels.
             expert: [B] int64 experts to pass instead of the routed ones.
             modality: [B] int64, read only when the model routes by label.
+            regions: Whether local features are computed. The embedding doesn't depend on them, and they are what the
+                experts cost; without, `regions` of the result is [B, 0, 1, 1].
         """
         pyramid = self.vision(image)
-        logits = self.image_router(image_statistics(pyramid)).float()
+        logits = wide(self.image_router(image_statistics(pyramid)))
         if expert is None:
             routing = self.infer_route(Scores(logits, None, None, modality, image))
         else:
             one = torch.ones(len(image), 1, device=image.device)
             routing = Routing(logits=logits, expert=expert[:, None], weight=one)
-        return self._embed(pyramid, routing, logits)
+        return self._embed(pyramid, routing, logits, regions=regions)
 
     def forward(self, batch: Batch) -> Output:
         """Say everything about a batch that objectives need."""
         text = None if batch.tokens is None else self.encode_text(batch.tokens, batch.text)
         pyramid = self.vision(batch.image)
-        logits = self.image_router(image_statistics(pyramid)).float()
+        logits = wide(self.image_router(image_statistics(pyramid)))
         text_logits = None if text is None else text.logits
         scores = Scores(logits, text_logits, batch.has_report, batch.modality, batch.image)
         routing = (self.train_route if self.training else self.infer_route)(scores)
@@ -194,19 +201,20 @@ class MedVLM(nn.Module):
         if self.report_words is not None and image.feature is not None:
             image = replace(image, word_logits=self.report_words(image.feature))
         if self.region_words is not None and batch.tokens is not None:
-            named = words_of_regions(self.region_words, image.regions, batch.tokens)
+            held = pieces_of(batch.tokens) if batch.pieces is None else batch.pieces
+            named = words_of_regions(self.region_words, image.regions, held)
             image = replace(image, region_word_logits=named)
         return Output(image=image, text=text, logit_scale=self.logit_scale)
 
-    def _embed(self, pyramid: Pyramid, routing: Routing, logits: Tensor) -> ImageEmbedding:
+    def _embed(self, pyramid: Pyramid, routing: Routing, logits: Tensor, *, regions: bool = True) -> ImageEmbedding:
         pooled = self.image_norm(self.pool(pyramid))
-        feature = self.image_projection(pooled).float()
+        feature = wide(self.image_projection(pooled))
         if self.special_projection is not None:
-            feature = feature + self.special_projection(pooled, routing).float()
+            feature = feature + wide(self.special_projection(pooled, routing))
         return ImageEmbedding(
             embed=F.normalize(feature, dim=-1),
             feature=feature,
-            regions=self.experts(pyramid, routing),
+            regions=self.experts(pyramid, routing) if regions else feature[:, :0, None, None],
             routing=routing,
             logits=logits,
         )

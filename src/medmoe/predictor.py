@@ -94,7 +94,7 @@ class Predictor:
         Raises:
             DataError: If an image can't be read or holds NaN.
         """
-        return torch.cat([_vector(part, normalize=normalize) for part in self._embed(images)]).cpu()
+        return torch.cat([_vector(part, normalize=normalize).cpu() for part in self._embed(images, regions=False)])
 
     def encode_text(self, texts: Sequence[str] | str, *, normalize: bool = True) -> Tensor:
         """Embed texts, [n, E] float32 on the CPU; see `encode_image`."""
@@ -135,7 +135,7 @@ class Predictor:
         found = self.tokenizer.find(text, phrase)
         if not found:
             raise DataError(f"the phrase {phrase!r} is not in the report" if report else f"no word in {phrase!r}")
-        regions = next(iter(self._embed([image]))).regions[0]  # [D, G, G]
+        regions = self._embed([image], regions=True)[0].regions[0]  # [D, G, G]
         words = self.embed_text([text]).words[0, found]  # [n, D]
         heat: NDArray[np.float32] = torch.einsum("nd,dhw->hw", words.float(), regions.float()).cpu().numpy()
         return heat
@@ -181,8 +181,8 @@ class Predictor:
         return found
 
     @torch.inference_mode()
-    def _embed(self, images: Sequence[Image] | Image) -> list[ImageEmbedding]:
-        return [self.model.encode_image(pixels) for pixels in self._batches(images)]
+    def _embed(self, images: Sequence[Image] | Image, *, regions: bool) -> list[ImageEmbedding]:
+        return [self.model.encode_image(pixels, regions=regions) for pixels in self._batches(images)]
 
     def _batches(self, images: Sequence[Image] | Image) -> Iterator[Tensor]:
         """Prepare images, batch by batch."""

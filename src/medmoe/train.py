@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from medmoe.build import (
     put_weights,
     resolve_data,
 )
+from medmoe.caching import Way, backward_in_parts, bounded, check_separable, forward_in_parts
 from medmoe.config import RunConfig
 from medmoe.data.device_augment import augmented
 from medmoe.data.loader import Loader
@@ -37,10 +39,11 @@ from medmoe.errors import ConfigError, UserError
 from medmoe.folder import find_folder
 from medmoe.leaks import remember
 from medmoe.model import MedVLM
+from medmoe.objectives import total_loss
 from medmoe.objectives.routing import routing_statistics
 from medmoe.optim import WeightAverage, adamw, copy_state, load_state_tensors, set_lr, state_tensors, warmup_cosine
 from medmoe.rundir import RunFolder
-from medmoe.step import Forward, compiled, eager
+from medmoe.step import Forward, autocast, compiled, eager
 from medmoe.types import Batch, Loss, Output
 
 Watch = Callable[[dict[str, Any]], None]
@@ -109,10 +112,12 @@ def fit(
             if last or state.step == 1 or state.step % config.train.log_every == 0:
                 watch(run.log(train_row(state, loss, output, norm, meter, config)))
             if val_loader is not None and (last or state.step % config.train.val_every == 0):
-                watch(run.log(validate(state, val_loader, config, device)))
+                with meter.paused():
+                    watch(run.log(validate(state, val_loader, config, device)))
             if last or state.step % config.train.save_every == 0:
                 check_finite(state.step, loss, norm)
-                save(state, run, config)
+                with meter.paused():
+                    save(state, run, config)
     except KeyboardInterrupt:
         save(state, run, config)
         raise Interrupted(f"stopped at step {state.step}, saved in {run.path}; go on with --resume latest") from None
@@ -138,6 +143,12 @@ def prepare(
     loads = {} if saved else initialise(model, init)
     if config.train.freeze:
         freeze(model, config.train.freeze)
+    if config.train.micro_batch is not None:
+        check_separable(training(model))
+        if config.train.compile:
+            raise ConfigError(
+                "a batch that passes in parts isn't compiled", where="train.compile", remedy="leave out one of the two"
+            )
     model.to(device)
     settings = config.train
     forward = compiled(config, device) if settings.compile else None
@@ -194,17 +205,27 @@ def train_step(state: State, batches: Iterator[Batch], config: RunConfig, device
     model, settings = training(state.model), config.train
     set_lr(state.optimizer, settings.lr * warmup_cosine(state.step, steps=settings.steps, warmup=settings.warmup))
     state.optimizer.zero_grad(set_to_none=True)
-    forward = state.forward or eager(config, device)
     for _ in range(settings.accum_freq):
-        batch = ready(next(batches), state, device)
-        output, loss = forward(model, batch)
-        if loss.total.requires_grad:  # else the batch has nothing that an objective reads
-            (loss.total / settings.accum_freq).backward()  # type: ignore[no-untyped-call]
+        loss, output = add_gradients(state, next(batches), config, device)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
     state.optimizer.step()
     if state.average is not None:
         state.average.update(model, state.step)
     return loss, output, norm
+
+
+def add_gradients(state: State, batch: Batch, config: RunConfig, device: str) -> tuple[Loss, Output]:
+    """Add a batch's share of the step's gradient: at once, or in parts that give the same."""
+    settings = config.train
+    if settings.micro_batch is not None:
+        whole, way = partial(loss_of_whole, config), way_of(config, device)
+        batch = ready(batch, state, "cpu")  # the images stay here, and go to the device part by part
+        return backward_in_parts(state.model, batch, whole, way, share=1 / settings.accum_freq)
+    forward = state.forward or eager(config, device)
+    output, loss = forward(state.model, ready(batch, state, device))
+    if loss.total.requires_grad:  # else the batch has nothing that an objective reads
+        (loss.total / settings.accum_freq).backward()  # type: ignore[no-untyped-call]
+    return loss, output
 
 
 def ready(batch: Batch, state: State, device: str) -> Batch:
@@ -216,6 +237,17 @@ def ready(batch: Batch, state: State, device: str) -> Batch:
         return batch
     assert state.model.assets is not None
     return augmented(batch, preprocess_of(state.model.assets.preprocess))
+
+
+def way_of(config: RunConfig, device: str) -> Way:
+    """Say how a batch goes through the model: whole, or in parts."""
+    settings = config.train
+    return Way(settings.micro_batch or config.data.batch_size, device, partial(autocast, settings.precision, device))
+
+
+def loss_of_whole(config: RunConfig, output: Output, batch: Batch) -> Loss:
+    """Give the loss of a batch that went through the model in parts, itself on bounded memory."""
+    return total_loss(output, batch, config.objectives, bounded(config.objective_options, output))
 
 
 def grow_step(config: RunConfig) -> int:
@@ -265,7 +297,7 @@ def check_finite(step: int, loss: Loss, norm: Tensor) -> None:
 
 
 class Meter:
-    """Throughput and the share of time spent waiting for data, since the last reading."""
+    """Throughput and the share of the steps' time spent waiting for data, since the last reading."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
@@ -274,6 +306,13 @@ class Meter:
     def count(self, images: int) -> None:
         """Count images of a step."""
         self.images += images
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the time of what is no step: with it, waiting would look shorter than it is."""
+        begun = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - begun
 
     def read(self) -> dict[str, float]:
         """Give images a second and the waiting share, and start anew."""
@@ -314,13 +353,13 @@ def train_row(
 @torch.no_grad()
 def validate(state: State, loader: Loader, config: RunConfig, device: str) -> dict[str, Any]:
     """Average every term over the whole validation set, images routed by their pixels."""
-    model, forward = state.model.eval(), eager(config, device)
+    model = state.model.eval()
     with averaged(state):
         sums: dict[str, float] = {}
         total, images, right, known = 0.0, 0, 0, 0
         for batch in loader:
-            batch = ready(batch, state, device)
-            output, loss = forward(model, batch)
+            output, batch = forward_in_parts(model, ready(batch, state, "cpu"), way_of(config, device))
+            loss = loss_of_whole(config, output, batch)
             count = len(batch.keys)
             images, total = images + count, total + count * float(loss.total)
             for name, value in loss.terms.items():

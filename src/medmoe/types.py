@@ -7,6 +7,7 @@ region grid, N words, T word pieces, D local width, E joint width, K experts.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -114,6 +115,16 @@ class Tokens:
         """Copy every tensor to a device."""
         return move(self, device, non_blocking=non_blocking)
 
+    def part(self, rows: slice) -> Tokens:
+        """Take some of the reports; on a CPU without the padding that none of them needs (N stays)."""
+        own = over_tensors(self, lambda value: value[rows])
+        if own.mask.device.type != "cpu":  # counting pieces would wait for the device
+            return own
+        longest = max(1, int((own.mask * torch.arange(1, own.mask.shape[1] + 1)).max()))
+        return dataclasses.replace(
+            own, ids=own.ids[:, :longest], mask=own.mask[:, :longest], word=own.word[:, :longest]
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:
@@ -163,6 +174,7 @@ class Batch:
         changes: How each image is still to be augmented, where that is the device's task.
         samples: The samples themselves without their pixels, for tasks and logs (boxes already moved
             into the coordinates of `image`).
+        pieces: [P] int64 word pieces that regions are scored by; None: those that the batch's own reports have.
     """
 
     image: Tensor
@@ -178,10 +190,22 @@ class Batch:
     text: TextFeatures | None = None
     changes: Changes | None = None
     samples: tuple[Sample, ...] = ()
+    pieces: Tensor | None = None
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Copy every tensor to a device."""
         return move(self, device, non_blocking=non_blocking)
+
+    def part(self, rows: slice) -> Batch:
+        """Take some of the samples, as views: no image is copied. `pieces` are the whole batch's."""
+        own = over_tensors(dataclasses.replace(self, tokens=None, pieces=None), lambda value: value[rows])
+        return dataclasses.replace(
+            own,
+            keys=self.keys[rows],
+            samples=self.samples[rows],
+            tokens=None if self.tokens is None else self.tokens.part(rows),
+            pieces=self.pieces,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +251,7 @@ class ImageEmbedding:
 
     Attributes:
         embed: [B, E] unit-length float32.
-        regions: [B, D, G, G] local features.
+        regions: [B, D, G, G] local features; [B, 0, 1, 1] where there are none or none were asked for.
         routing: What the experts were given.
         logits: [B, K] the image router's scores.
         feature: [B, E] the embedding before it was brought to unit length.
@@ -296,13 +320,28 @@ class Loss:
     inactive: tuple[str, ...] = ()
 
 
-def move(value: T, device: torch.device | str, *, non_blocking: bool = False) -> T:
-    """Copy a dataclass of this module to a device, field by field."""
-    moved: dict[str, Any] = {}
+def over_tensors(value: T, change: Callable[[Tensor], Tensor]) -> T:
+    """Give a dataclass of this module with every tensor changed, field by field."""
+    changed: dict[str, Any] = {}
     for field in dataclasses.fields(value):  # type: ignore[arg-type]
         item = getattr(value, field.name)
         if isinstance(item, Tensor):
-            moved[field.name] = item.to(device, non_blocking=non_blocking)
+            changed[field.name] = change(item)
         elif dataclasses.is_dataclass(item):
-            moved[field.name] = move(item, device, non_blocking=non_blocking)
-    return dataclasses.replace(value, **moved)  # type: ignore[type-var]
+            changed[field.name] = over_tensors(item, change)
+    return dataclasses.replace(value, **changed)  # type: ignore[type-var]
+
+
+def tensors_of(value: object) -> Iterator[Tensor]:
+    """Go through the tensors of a dataclass of this module, in the order of its fields."""
+    for field in dataclasses.fields(value):  # type: ignore[arg-type]
+        item = getattr(value, field.name)
+        if isinstance(item, Tensor):
+            yield item
+        elif dataclasses.is_dataclass(item):
+            yield from tensors_of(item)
+
+
+def move(value: T, device: torch.device | str, *, non_blocking: bool = False) -> T:
+    """Copy a dataclass of this module to a device, field by field."""
+    return over_tensors(value, lambda item: item.to(device, non_blocking=non_blocking))

@@ -77,3 +77,10 @@ def test_values_that_make_no_sense_are_refused(options: dict[str, float]):
 def test_an_image_without_pixels_is_refused_by_its_key():
     with pytest.raises(DataError, match="one"):
         RandomCrop()(Sample(key="one", image=NO_PIXELS), np.random.default_rng(0))
+
+
+def test_the_smallest_part_of_an_image_as_large_as_needed_has_the_size():
+    crop = RandomCrop(chance=1.0, coarse=0.0)
+    for seed in range(200):
+        part = crop(Sample(key="a", image=np.zeros((crop.needs(64), 150), np.uint8)), np.random.default_rng(seed))
+        assert max(part.image.shape) >= 64

@@ -9,8 +9,9 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1, RLELossless
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLosslessSV1, RLELossless
 
+from medmoe.data.dicom import _plain
 from medmoe.data.images import image_size, read_image
 from medmoe.errors import DataError
 
@@ -227,3 +228,36 @@ def test_a_file_without_transfer_syntax_is_refused(tmp_path):
         path.write_bytes(b"\0" * 128 + b"DICM" + whole)
     with pytest.raises(DataError, match="doesn't say its transfer syntax"):
         read_image(path)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("stored", [8, 5, 16, 12, 32])
+@pytest.mark.parametrize("signed", [0, 1])
+def test_plain_grey_is_taken_from_the_file_as_pydicom_would(tmp_path, syntax, stored, signed):
+    size = 1 if stored <= 8 else 2 if stored <= 16 else 4
+    values = np.random.default_rng(stored).integers(0, 256, (5, 7 * size), np.uint8).view(f"<{'ui'[signed]}{size}")
+    high = {"BitsStored": stored, "HighBit": stored - 1}  # bits above it hold rubbish
+    path = write(tmp_path / "a.dcm", values, syntax=syntax, PixelRepresentation=signed, **high)
+    taken = _plain(pydicom.dcmread(path))
+    expected = pydicom.dcmread(path).pixel_array
+    assert taken is not None
+    assert taken.dtype == expected.dtype
+    np.testing.assert_array_equal(taken, expected)
+
+
+def test_what_is_not_plain_grey_goes_the_general_way(tmp_path):
+    colour = write(tmp_path / "a.dcm", np.zeros((2, 4, 3), np.uint8))
+    frames = write(tmp_path / "b.dcm", np.zeros((3, 2, 4), np.int16))
+    short = write(tmp_path / "c.dcm", Rows=9)
+    no_sign = write(tmp_path / "d.dcm")
+    header = pydicom.dcmread(no_sign)
+    del header.PixelRepresentation
+    assert _plain(header) is None
+    assert [_plain(pydicom.dcmread(path)) for path in (colour, frames, short)] == [None] * 3
+
+
+def test_a_file_is_parsed_once(tmp_path, monkeypatch):
+    path, calls, real = write(tmp_path / "a.dcm"), [], pydicom.dcmread
+    monkeypatch.setattr(pydicom, "dcmread", lambda *given, **more: calls.append(1) or real(*given, **more))
+    read_image(path.rename(tmp_path / "IM0001"))
+    assert len(calls) == 1

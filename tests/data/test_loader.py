@@ -10,10 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_dicom import VALUES
+from test_dicom import write as write_dicom
 
+from medmoe.data import images
 from medmoe.data.crops import RandomCrop
 from medmoe.data.loader import Loader
 from medmoe.data.preprocess import Preprocess
+from medmoe.data.sources.manifest import ManifestSource
 from medmoe.data.text import ReportTokenizer
 from medmoe.data.transforms import Augment
 from medmoe.errors import ConfigError, DataError, MissingDependencyError
@@ -270,3 +274,26 @@ def test_batches_are_pinned_where_there_is_a_gpu(workers: int) -> None:
     (one,) = first(loader(Memory(4), workers=workers), 1)
     assert one.image.is_pinned()
     assert one.tokens.ids.is_pinned()
+
+
+def test_dicom_is_decoded_in_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [write_dicom(tmp_path / f"{number}.dcm", VALUES + number).name for number in range(4)]
+    (tmp_path / "manifest.csv").write_text("\n".join(["image,modality", *(f"{name},ct" for name in names)]))
+    source = ManifestSource(tmp_path)
+
+    def batches(workers: int) -> list[Batch]:
+        loader = Loader(
+            source, Preprocess(8), None, modalities=MODALITIES, batch_size=2, train=False, workers=workers
+        )  # fmt: skip
+        found = list(loader)
+        loader.close()
+        return found
+
+    here, own, read = os.getpid(), batches(0), images.read_dicom
+
+    def elsewhere(*given: object, **more: object) -> object:
+        assert os.getpid() != here
+        return read(*given, **more)
+
+    monkeypatch.setattr(images, "read_dicom", elsewhere)
+    assert all(torch.equal(one.image, other.image) for one, other in zip(batches(1), own, strict=True))

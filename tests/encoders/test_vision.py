@@ -171,3 +171,43 @@ def test_an_option_the_backbone_lacks_is_told():
 def test_pretrained_and_checkpoint_exclude_each_other(tmp_path):
     with pytest.raises(ModelError, match="exclude each other"):
         TimmPyramid("resnet18", pretrained=True, checkpoint=tmp_path)
+
+
+def learnt(encoder: torch.nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
+    """Give the levels of a training forward, and every gradient; random layers draw the same each time."""
+    torch.manual_seed(1)
+    levels = encoder.train()(image).levels
+    loss = sum(level.float().square().sum() for level in levels)
+    return [*levels, *torch.autograd.grad(loss, [*encoder.parameters()], allow_unused=True)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (TinyPyramid, {"channels": (8, 16, 16, 32), "depth": 2}),
+        (TimmPyramid, {"name": "swin-t", "image_size": 32, "drop_path": 0.5}),
+        (TimmPyramid, {"name": "convnext_atto", "drop_path": 0.5}),
+    ],
+)
+def test_an_encoder_that_recomputes_gives_the_same_values_and_gradients(kind, options):
+    torch.manual_seed(0)
+    kept = kind(**options)
+    again = kind(**options, recompute=True)
+    again.load_state_dict(kept.state_dict())
+    ran = []
+    blocks = [
+        part for part in again.modules() if type(part).__name__ in ("Residual", "SwinTransformerBlock", "ConvNeXtBlock")
+    ]
+    blocks[0].register_forward_pre_hook(lambda *_: ran.append(1))
+    image = torch.randn(2, 3, 64 if kind is TinyPyramid else 32, 64 if kind is TinyPyramid else 32)
+    for one, other in zip(learnt(again, image), learnt(kept, image), strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other)
+    assert len(ran) == 2  # once forward, once more in the backward
+
+
+@pytest.mark.parametrize(("kind", "options"), [(TinyPyramid, {"norm": "batch"}), (TimmPyramid, {"name": "resnet18"})])
+def test_an_encoder_with_batch_norms_is_not_recomputed(kind, options):
+    with pytest.raises(ModelError, match="batch norms can't be recomputed"):
+        kind(**options, recompute=True)

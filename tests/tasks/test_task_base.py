@@ -34,12 +34,12 @@ class Tiny(nn.Module):
     def logit_scale(self) -> Tensor:
         return 1.0 * self.scale
 
-    def encode_image(self, image: Tensor, *, modality: Tensor | None = None) -> ImageEmbedding:
+    def encode_image(self, image: Tensor, *, modality: Tensor | None = None, regions: bool = True) -> ImageEmbedding:
         feature = self.dropout(self.image(image.mean(dim=(2, 3))))
-        regions = feature[:, :, None, None].expand(-1, -1, 2, 2)
+        local = feature[:, :, None, None].expand(-1, -1, 2, 2)
         logits = feature[:, :2]
         routing = Routing(logits, logits.argmax(dim=1, keepdim=True), torch.ones(len(image), 1))
-        return ImageEmbedding(normalize(feature, dim=1), regions, routing, logits)
+        return ImageEmbedding(normalize(feature, dim=1), local if regions else local[:, :0], routing, logits)
 
     def encode_text(self, tokens: Tokens) -> TextEmbedding:
         words = self.dropout(self.text(tokens.ids)) * tokens.mask[:, :, None]

@@ -87,9 +87,9 @@ class Adapter(nn.Module):
         return self.towers.logit_scale
 
     def encode_image(
-        self, image: Tensor, *, expert: Tensor | None = None, modality: Tensor | None = None
+        self, image: Tensor, *, expert: Tensor | None = None, modality: Tensor | None = None, regions: bool = True
     ) -> ImageEmbedding:
-        """Embed images [B, 3, H, W]; `modality` plays no part.
+        """Embed images [B, 3, H, W]; `modality` plays no part, and regions are given where the model has them.
 
         Raises:
             ValueError: If an expert is asked for.

@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from medmoe.cli import ablate, bench, data, embed, evaluate, holdout, models, report, train
+from medmoe.cli import ablate, bench, data, embed, evaluate, export, holdout, index, models, report, train
 from medmoe.cli.common import escape
 from medmoe.errors import UserError
 
@@ -22,6 +22,8 @@ app.command()(models.doctor)
 app.command()(train.train)
 app.command("eval")(evaluate.evaluate_command)
 app.command()(embed.embed)
+app.command()(index.search)
+app.command()(export.export)
 app.command()(ablate.ablate)
 app.command()(holdout.holdout)
 app.command()(bench.bench)
@@ -32,6 +34,10 @@ app.command()(models.config)
 data_app = typer.Typer(help="Make and look after data.", no_args_is_help=True)
 data_app.command()(data.phantom)
 app.add_typer(data_app, name="data")
+
+index_app = typer.Typer(help="Make indexes of embeddings to search.", no_args_is_help=True)
+index_app.command()(index.build)
+app.add_typer(index_app, name="index")
 
 
 def main() -> None:

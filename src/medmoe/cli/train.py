@@ -25,6 +25,9 @@ def train(
     resume: Annotated[str | None, typer.Option(help="latest: go on with the run in --out, if any.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images of a batch.")] = None,
     accum_freq: Annotated[int | None, typer.Option(help="Batches of a step.")] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option(help="Images in memory with their activations at a time; the batch stays whole.")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Put the step through torch.compile.")] = False,
     text_cache: Annotated[
@@ -46,6 +49,7 @@ def train(
     flags = {
         "data.batch_size": batch_size,
         "train.accum_freq": accum_freq,
+        "train.micro_batch": micro_batch,
         "train.precision": precision,
         "train.compile": compile or None,
         "train.text_cache": None if text_cache is None else str(text_cache),

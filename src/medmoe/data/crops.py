@@ -49,6 +49,10 @@ class RandomCrop:
         if not 1 <= self.least <= 96:
             raise ConfigError(f"{self.least!r} isn't allowed; 1 to 96 is", where="crop.least")
 
+    def needs(self, size: int) -> int:
+        """Give the pixels of an image's longest side of which the smallest part still has `size`."""
+        return math.ceil(size / math.sqrt(self.area) * math.exp(self.aspect / 2))
+
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Take a part of one sample; the same generator state gives the same part.
 

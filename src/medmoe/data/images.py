@@ -7,6 +7,7 @@ Grey values deeper than 8 bits are stretched linearly from the image's own minim
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from medmoe.data.deep import is_deep_colour, read_deep_colour
 from medmoe.data.dicom import dicom_size, is_dicom, read_dicom
+from medmoe.data.jpeg import read_jpeg
 from medmoe.errors import DataError
 
 Pixels = NDArray[Any]
@@ -47,11 +49,17 @@ _DAMAGE = (
 )  # fmt: skip
 
 
-def read_image(path: str | Path) -> Pixels:
+class _EmptyFileError(UnidentifiedImageError):
+    """No image, since there is nothing in the file."""
+
+
+def read_image(path: str | Path, *, at_least: int | None = None) -> Pixels:
     """Read an image file: upright, without alpha, grey where it is grey.
 
     Args:
         path: JPEG, PNG, TIFF (first page), BMP, GIF, WebP, PPM, JPEG 2000 or DICOM file.
+        at_least: Pixels that the longest side needs. A JPEG that has twice as many or more is then read at 1/2, 1/4 or
+            1/8 of its size, which is faster and a little off: for training only.
 
     Returns:
         [H, W] grey or [H, W, 3] RGB; uint8 where the file has at most 8 bits, else float32 in [0, 1].
@@ -60,20 +68,41 @@ def read_image(path: str | Path) -> Pixels:
         DataError: If the file is missing, damaged, too large, of another kind, or has NaN or infinite pixels.
     """
     path = Path(path)
-    with _reading(path):
-        if is_dicom(path):
-            return flatten_grey(read_dicom(path))
-        return stretch(decode(path), where=path)
+    with _reading(str(path)), path.open("rb") as file:
+        return _read(file, path.suffix, str(path), at_least)
 
 
-def decode(path: Path) -> Pixels:
-    """Read the values of an image file as they are stored: [H, W] or [H, W, 3], any dtype, upright."""
-    with path.open("rb") as file:
-        image = _open(file)
-        deep = is_deep_colour(image)
-        # Pillow turns a TIFF upright by itself when it loads it.
-        orientation = 1 if image.format == "TIFF" else _orientation(image)
-        pixels: Pixels = read_deep_colour(lambda: _open(file), where=str(path)) if deep else _values(image)
+def read_image_bytes(data: bytes | memoryview, *, name: str, where: str, at_least: int | None = None) -> Pixels:
+    """Read an image from the bytes of its file, as `read_image` would have read that file.
+
+    Args:
+        data: The file's bytes.
+        name: The file's name; its suffix counts as it does for a path.
+        where: What to call it in an error.
+        at_least: As for `read_image`.
+
+    Raises:
+        DataError: As `read_image`.
+    """
+    with _reading(where):
+        return _read(io.BytesIO(data), Path(name).suffix, where, at_least)
+
+
+def _read(file: BinaryIO, suffix: str, where: str, at_least: int | None) -> Pixels:
+    if is_dicom(file, suffix):
+        return flatten_grey(read_dicom(file, where=where))
+    return stretch(decode(file, where=where, at_least=at_least), where=where)
+
+
+def decode(file: BinaryIO, *, where: str, at_least: int | None = None) -> Pixels:
+    """Read the values of an open image file as they are stored: [H, W] or [H, W, 3], any dtype, upright."""
+    image = _open(file)
+    deep = is_deep_colour(image)
+    # Pillow turns a TIFF upright by itself when it loads it.
+    orientation = 1 if image.format == "TIFF" else _orientation(image)
+    pixels: Pixels | None = read_jpeg(image, file, at_least=at_least)
+    if pixels is None:
+        pixels = read_deep_colour(lambda: _open(file), where=where) if deep else _values(image)
     return flatten_grey(_upright(pixels, orientation))
 
 
@@ -87,7 +116,7 @@ def from_pillow(image: Image.Image, *, where: str = "image") -> Pixels:
     Raises:
         DataError: If it is damaged, or has NaN or infinite pixels.
     """
-    with _reading(Path(where)):
+    with _reading(where):
         orientation = 1 if image.format == "TIFF" else _orientation(image)
         return stretch(flatten_grey(_upright(_values(image), orientation)), where=where)
 
@@ -137,17 +166,30 @@ def image_size(path: str | Path) -> tuple[int, int]:
         DataError: If the file is missing or isn't an image.
     """
     path = Path(path)
-    with _reading(path):
-        if is_dicom(path):
-            return dicom_size(path)
-        with path.open("rb") as file:
-            image = _open(file)
-            width, height = image.size
-            if image.format == "TIFF":  # Pillow's size may already be the turned one
-                tags = image.tag_v2  # type: ignore[attr-defined]
-                width, height = tags[_WIDTH_TAG], tags[_HEIGHT_TAG]
-            may_turn = image.format != "PNG" or _has_metadata(file)
-            return (height, width) if may_turn and _orientation(image) in _SIDEWAYS else (width, height)
+    with _reading(str(path)), path.open("rb") as file:
+        return _size(file, path.suffix, str(path))
+
+
+def image_size_bytes(data: bytes | memoryview, *, name: str, where: str) -> tuple[int, int]:
+    """Read (width, height) from the bytes of an image file; `name` and `where` as for `read_image_bytes`.
+
+    Raises:
+        DataError: If it isn't an image.
+    """
+    with _reading(where):
+        return _size(io.BytesIO(data), Path(name).suffix, where)
+
+
+def _size(file: BinaryIO, suffix: str, where: str) -> tuple[int, int]:
+    if is_dicom(file, suffix):
+        return dicom_size(file, where=where)
+    image = _open(file)
+    width, height = image.size
+    if image.format == "TIFF":  # Pillow's size may already be the turned one
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        width, height = tags[_WIDTH_TAG], tags[_HEIGHT_TAG]
+    may_turn = image.format != "PNG" or _has_metadata(file)
+    return (height, width) if may_turn and _orientation(image) in _SIDEWAYS else (width, height)
 
 
 def read_mask(path: str | Path) -> NDArray[np.bool_]:
@@ -157,8 +199,8 @@ def read_mask(path: str | Path) -> NDArray[np.bool_]:
         DataError: As `read_image`.
     """
     path = Path(path)
-    with _reading(path):
-        values = decode(path)
+    with _reading(str(path)), path.open("rb") as file:
+        values = decode(file, where=str(path))
         return np.asarray((values if values.ndim == 2 else values.max(-1)) > 0)
 
 
@@ -171,8 +213,8 @@ def read_gaze(path: str | Path) -> NDArray[np.float32]:
         DataError: As `read_image`, or if a value is negative.
     """
     path = Path(path)
-    with _reading(path):
-        values = decode(path)
+    with _reading(str(path)), path.open("rb") as file:
+        values = decode(file, where=str(path))
         values = values if values.ndim == 2 else values.max(-1)
         top = 255.0 if values.dtype == np.uint8 else float(values.max())
         if not np.isfinite(top) or values.min() < 0:
@@ -181,9 +223,8 @@ def read_gaze(path: str | Path) -> NDArray[np.float32]:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(where: str) -> Iterator[None]:
     """Tell every way in which a file can fail to be an image in one line that names it."""
-    where = str(path)
     try:
         yield
     except DataError:
@@ -196,7 +237,8 @@ def _reading(path: Path) -> Iterator[None]:
         raise DataError("the image may not be read", where=where, remedy="check its permissions") from error
     except UnidentifiedImageError as error:
         allowed = "JPEG, PNG, TIFF, BMP, GIF, WebP, PPM, JPEG 2000 or DICOM"
-        what = "the file is empty" if path.stat().st_size == 0 else f"not a readable image; allowed: {allowed}"
+        empty = isinstance(error, _EmptyFileError)
+        what = "the file is empty" if empty else f"not a readable image; allowed: {allowed}"
         raise DataError(what, where=where, remedy="convert it, or take the row out") from error
     except Image.DecompressionBombError as error:
         what = f"the image claims more than {MAX_PIXELS:,} pixels"
@@ -213,7 +255,10 @@ def _open(file: BinaryIO) -> Image.Image:
     lie sideways.
     """
     file.seek(0)
-    image = Image.open(file, formats=FORMATS)
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise _EmptyFileError if file.seek(0, io.SEEK_END) == 0 else error from None
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError
     return image

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -130,8 +131,12 @@ class Preprocess:
         inside = (slice(None), slice(top, top + new_height), slice(left, left + new_width))
 
         image = torch.full((3, self.size, self.size), self.pad_value)
-        image[inside] = _resize(pixels, new_height, new_width, self.interpolation)  # grey fills all three channels
-        mean, std = torch.tensor(self.mean).view(3, 1, 1), torch.tensor(self.std).view(3, 1, 1)
+        resized = _interpolate(pixels, new_height, new_width, self.interpolation)
+        if len(resized) == 3 and resized.dtype == torch.uint8:  # in place of its own float copy
+            image[inside].copy_(resized).div_(255)
+        else:
+            image[inside] = _unit(resized)  # grey fills all three channels
+        mean, std = _column(self.mean), _column(self.std)
         image.sub_(mean).div_(std)
 
         def place(field: NDArray[Any] | None) -> NDArray[Any] | None:
@@ -227,8 +232,18 @@ def _owned(array: NDArray[Any]) -> NDArray[Any]:
 
 def _resize(pixels: Tensor, height: int, width: int, mode: str) -> Tensor:
     """Resize [C, H, W] and give float32 in [0, 1]."""
-    pixels = _interpolate(pixels, height, width, mode)
+    return _unit(_interpolate(pixels, height, width, mode))
+
+
+def _unit(pixels: Tensor) -> Tensor:
+    """Bring uint8, or what resampling made of [0, 1], to float32 in [0, 1]."""
     return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels.clamp(0, 1)
+
+
+@lru_cache(maxsize=16)
+def _column(values: tuple[float, float, float]) -> Tensor:
+    """Give the channels' values as [3, 1, 1]; nobody writes into them."""
+    return torch.tensor(values).view(3, 1, 1)
 
 
 def _interpolate(pixels: Tensor, height: int, width: int, mode: str) -> Tensor:

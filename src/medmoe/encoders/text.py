@@ -76,7 +76,8 @@ class Layout:
         mask: [B, T] bool, the table's pieces.
         keys: [B, 1, 1, T] bool, the pieces that may be attended to.
         place: [P] int64 place of each packed piece in the flattened table; None to pack nothing, as on an
-            accelerator, where counting the pieces would wait for the device.
+            accelerator, where counting the pieces would wait for the device, and when compiled, where shapes stay the
+            same from batch to batch.
     """
 
     mask: Tensor
@@ -86,7 +87,8 @@ class Layout:
     @classmethod
     def of(cls, mask: Tensor) -> Layout:
         """Lay out the pieces that a [B, T] bool mask keeps."""
-        place = mask.flatten().nonzero()[:, 0] if mask.device.type == "cpu" else None
+        counted = mask.device.type == "cpu" and not torch.compiler.is_compiling()
+        place = mask.flatten().nonzero()[:, 0] if counted else None
         return cls(mask, _attendable(mask)[:, None, None, :], place)
 
     def pack(self, table: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from medmoe.encoders.descriptor import Descriptor
 from medmoe.encoders.pretrained import LoadReport, load_matching
@@ -48,6 +50,7 @@ class TinyPyramid(nn.Module):
         depth: Residual blocks of each level, or one number for all.
         kernels: Odd kernel size of each level's blocks; 1 keeps the receptive field.
         norm: `group` or `layer` (exact under gradient caching), or `batch`.
+        recompute: Keep only each stage's input, and run the stage again in the backward: less memory for more time.
 
     Attributes:
         channels: Channels of each level.
@@ -64,8 +67,10 @@ class TinyPyramid(nn.Module):
         *,
         kernels: Sequence[int] = (3, 1, 3, 1),
         norm: str = "group",
+        recompute: bool = False,
     ) -> None:
         super().__init__()
+        self.recompute = recompute
         depths = (depth,) * len(channels) if isinstance(depth, int) else tuple(depth)
         if not len(channels) == len(depths) == len(kernels) > 0:
             counts = f"{len(channels)}, {len(depths)}, {len(kernels)}"
@@ -81,15 +86,32 @@ class TinyPyramid(nn.Module):
         for level, (width, blocks, kernel) in enumerate(zip(channels, depths, kernels, strict=True)):
             entry = _stem(3 + 2, width, NORMS[norm]) if level == 0 else _merge(channels[level - 1], width, NORMS[norm])
             self.stages.append(nn.Sequential(*entry, *(Residual(width, kernel, NORMS[norm]) for _ in range(blocks))))
+        if recompute:
+            _refuse_batch_norms(self)
 
     def forward(self, image: Tensor) -> Pyramid:
         """Compute the pyramid of [B, 3, H, W] images; H and W are multiples of the last stride."""
         levels: list[Tensor] = []
         x = torch.cat([image, _places(image)], dim=1)  # [B, 3 + 2, H, W]
         for stage in self.stages:
-            x = stage(x)  # [B, C_l, H/2^(l+2), W/2^(l+2)]
+            # to [B, C_l, H/2^(l+2), W/2^(l+2)], level by level
+            x = recomputed(stage, x, use_reentrant=False) if self.recompute else stage(x)
             levels.append(x)
         return Pyramid(tuple(levels))
+
+
+def _refuse_batch_norms(module: nn.Module) -> None:
+    """Refuse to run layers twice a step that count what they have seen.
+
+    Raises:
+        ModelError: If the module has a batch norm.
+    """
+    if any(isinstance(part, _BatchNorm) for part in module.modules()):
+        raise ModelError(
+            "an image encoder with batch norms can't be recomputed in the backward: they would count each batch twice",
+            where="model.vision.checkpoint",
+            remedy="leave it out, or choose an encoder with group or layer norms",
+        )
 
 
 def _places(image: Tensor) -> Tensor:
@@ -145,6 +167,8 @@ class TimmPyramid(nn.Module):
         pretrained: Download timm's weights; the only way this class uses the network.
         checkpoint: Weights to start from: a safetensors file or a folder that holds one (see `load_matching`).
         drop_path: Rate of stochastic depth, for backbones that have it.
+        recompute: Keep only the inputs of blocks (or of stages, where timm can do no better), and run them again in the
+            backward, random layers with the same draws: less memory for more time.
 
     Attributes:
         name: The name timm knows it by.
@@ -153,7 +177,8 @@ class TimmPyramid(nn.Module):
         loaded: What was used of `checkpoint`, or None.
 
     Raises:
-        ModelError: If timm has no such model, the model gives no pyramid, or its weights can't be had.
+        ModelError: If timm has no such model, the model gives no pyramid, its weights can't be had, or it is to be
+            recomputed and has batch norms.
     """
 
     def __init__(
@@ -164,12 +189,16 @@ class TimmPyramid(nn.Module):
         pretrained: bool = False,
         checkpoint: Path | str | None = None,
         drop_path: float = 0.0,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         if pretrained and checkpoint is not None:
             raise ModelError("pretrained and checkpoint exclude each other", remedy="give one of them")
         self.name = SHORT_NAMES.get(name, name)
         self.backbone = _create(self.name, image_size=image_size, pretrained=pretrained, drop_path=drop_path)
+        if recompute:
+            _refuse_batch_norms(self.backbone)
+            _recompute(self.backbone)
         info = self.backbone.feature_info
         self._kept = tuple(i for i, stride in enumerate(info.reduction()) if stride >= 4)
         self.channels: tuple[int, ...] = tuple(info.channels()[i] for i in self._kept)
@@ -183,8 +212,18 @@ class TimmPyramid(nn.Module):
         features = self.backbone(image)
         levels = [features[i] for i in self._kept]
         if self._channels_last:
-            levels = [level.permute(0, 3, 1, 2).contiguous() for level in levels]  # [B, H, W, C] -> [B, C, H, W]
+            # [B, H, W, C] -> [B, C, H, W], channels innermost in memory: what reads them multiplies them where they lie
+            levels = [level.permute(0, 3, 1, 2) for level in levels]
         return Pyramid(tuple(levels))
+
+
+def _recompute(backbone: Any) -> None:
+    """Have timm recompute each block; where its stages can't, each stage but the first and the last."""
+    stages = [part for part in backbone.children() if hasattr(part, "grad_checkpointing")]
+    for stage in stages:
+        stage.grad_checkpointing = True
+    if not stages:
+        backbone.set_grad_checkpointing()
 
 
 def _create(name: str, *, image_size: int, pretrained: bool, drop_path: float) -> Any:

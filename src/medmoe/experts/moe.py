@@ -1,13 +1,14 @@
-"""Sparse dispatch: only the chosen experts run, each once, on the images that chose it."""
+"""The mixture: shared experts see every image, special ones those that are routed to them."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from medmoe.experts.dispatch import dispatch
 from medmoe.experts.pyramid import PyramidExpert
 from medmoe.types import Pyramid, Routing
 
@@ -22,7 +23,8 @@ class MixtureOfExperts(nn.Module):
     one shared and K that start at zero. `growing` special experts (after sparse upcycling, Komatsuzaki
     et al., 2023, https://arxiv.org/abs/2212.05055) start as one: every image passes the first until `grow`.
 
-    An expert that no image chose isn't run, has no gradient, and so isn't moved by the optimiser.
+    An expert that no image chose isn't run, has no gradient, and so isn't moved by the optimiser (see
+    `medmoe.experts.dispatch` for what differs on accelerators).
 
     Args:
         shared: Modules from `Pyramid` to [B, D, G, G].
@@ -67,13 +69,9 @@ class MixtureOfExperts(nn.Module):
         if len(self.special) == 0:
             assert total is not None
             return total
-        routed = self._dispatch(pyramid, routing)
-        return routed if total is None else total + routed
-
-    def _dispatch(self, pyramid: Pyramid, routing: Routing) -> Tensor:
         chosen = torch.where(self.grown, routing.expert, 0)  # [B, k]
-        experts = [lambda levels, one=one: one(Pyramid(levels)) for one in self.special]
-        return dispatch(experts, pyramid.levels, chosen, routing.weight)
+        routed = dispatch(tuple(self.special), pyramid.levels, chosen, routing.weight, pack=Pyramid)
+        return routed if total is None else total + routed
 
 
 class SpecialProjection(nn.Module):
@@ -97,38 +95,4 @@ class SpecialProjection(nn.Module):
 
     def forward(self, feature: Tensor, routing: Routing) -> Tensor:
         """Map features [B, P] to [B, E], each by the experts it was routed to."""
-        maps = [lambda rows, one=one: one(rows[0]) for one in self.maps]
-        return dispatch(maps, (feature,), routing.expert, routing.weight)
-
-
-def dispatch(
-    experts: Sequence[Callable[[tuple[Tensor, ...]], Tensor]],
-    inputs: tuple[Tensor, ...],
-    chosen: Tensor,
-    weight: Tensor,
-) -> Tensor:
-    """Run each expert once, on the rows that chose it.
-
-    Args:
-        experts: K functions of rows of the inputs; one that nobody chose isn't called.
-        inputs: Tensors [B, …].
-        chosen: [B, k] int64 experts of each row.
-        weight: [B, k] of each choice.
-
-    Returns:
-        [B, …], the weighted sum of what its experts made of each row.
-    """
-    images, k = chosen.shape
-    order = chosen.flatten().argsort(stable=True)  # assignments, grouped by expert
-    rows = order // k
-    sizes = torch.bincount(chosen.flatten(), minlength=len(experts)).tolist()
-    alone = max(sizes) == images and k == 1  # one expert for all: the stable sort left the order alone
-    # one gather for all experts, then views: its gradient is one scatter
-    gathered = inputs if alone else tuple(value.index_select(0, rows) for value in inputs)
-    groups = zip(*(torch.split(value, sizes) for value in gathered), strict=True)
-    outputs = [expert(group) for expert, group, size in zip(experts, groups, sizes, strict=True) if size]
-    stacked = torch.cat(outputs)  # [B·k, …]
-    weighed = stacked * weight.flatten()[order].to(stacked.dtype).view(-1, *(1,) * (stacked.ndim - 1))
-    if k == 1:
-        return weighed[order.argsort()]
-    return stacked.new_zeros(images, *stacked.shape[1:]).index_add(0, rows, weighed)
+        return dispatch(tuple(self.maps), (feature,), routing.expert, routing.weight, pack=lambda rows: rows[0])

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medmoe.errors import ConfigError, unknown
-from medmoe.layers import Pointwise, norm2d, to_grid
+from medmoe.layers import Pointwise, norm2d, to_grid, wide
 from medmoe.types import Pyramid
 
 
@@ -34,11 +34,14 @@ def flattened(feature: Tensor, grid: int) -> Tensor:
 
     The code that came with Chopra et al., 2025, does so. It is here to measure what that costs.
     """
+    if feature.shape[-2:] == (grid, grid):
+        return feature
     row = F.interpolate(feature.flatten(2), size=grid * grid, mode="linear", align_corners=False)
     return row.reshape(*row.shape[:2], grid, grid)
 
 
 INTERPOLATIONS: dict[str, Callable[[Tensor, int], Tensor]] = {"grid": to_grid, "flattened": flattened}
+UPSAMPLE = ("first", "last")
 
 
 class PyramidExpert(nn.Module):
@@ -60,10 +63,14 @@ class PyramidExpert(nn.Module):
         norm: `group` or `batch`.
         interpolation: How levels are brought to the grid: `grid`, in two dimensions, or `flattened`, along one row of
             pixels, a defect to compare with.
+        upsample: When levels coarser than the grid are brought to it: `first`, before the block (the paper's), or
+            `last`, after it. Swin-T's two coarse levels then pass the block at 14×14 and 7×7 places in place of 28×28:
+            two thirds of the expert's multiply-adds, and their kernels reach further.
         zero: Start as a constant zero, so that adding it to another expert changes nothing at first.
 
     Raises:
-        ConfigError: If a level doesn't exist, the kernel is even or a name is unknown.
+        ConfigError: If a level doesn't exist, the kernel is even, a name is unknown, or batch norm is asked for with
+            `upsample="last"`, where levels would each have batch statistics of their own.
     """
 
     def __init__(
@@ -78,6 +85,7 @@ class PyramidExpert(nn.Module):
         conv: str = "separable",
         norm: str = "group",
         interpolation: str = "grid",
+        upsample: str = "first",
         zero: bool = False,
     ) -> None:
         super().__init__()
@@ -89,8 +97,12 @@ class PyramidExpert(nn.Module):
             raise ConfigError(unknown("expert convolution", conv, CONVOLUTIONS))
         if interpolation not in INTERPOLATIONS:
             raise ConfigError(unknown("expert interpolation", interpolation, INTERPOLATIONS))
+        if upsample not in UPSAMPLE:
+            raise ConfigError(unknown("expert upsample", upsample, UPSAMPLE))
+        if upsample == "last" and norm == "batch":
+            raise ConfigError("expert upsample=last with norm=batch, allowed: norm=group or layer, or upsample=first")
         self.resample = INTERPOLATIONS[interpolation]
-        self.levels, self.grid = tuple(levels), grid
+        self.levels, self.grid, self.upsample = tuple(levels), grid, upsample
         self.project = nn.ModuleList(Pointwise(channels[level], width) for level in self.levels)
         self.block = nn.Sequential(
             *(nn.Sequential(CONVOLUTIONS[conv](width, kernel), norm2d(norm, width), nn.ReLU()) for _ in range(layers))
@@ -103,27 +115,46 @@ class PyramidExpert(nn.Module):
 
     def features(self, pyramid: Pyramid) -> tuple[Tensor, ...]:
         """Give F(l) of every level it reads, L tensors [B, D, G, G]."""
-        grids = []
-        for level, project in zip(self.levels, self.project, strict=True):
-            feature = pyramid.levels[level]
-            # a 1×1 projection commutes with averaging and interpolation: do it where there are fewer pixels
-            if feature.shape[-1] > self.grid:
-                grids.append(project(self.resample(feature, self.grid)))
-            else:
-                grids.append(self.resample(project(feature), self.grid))
-        stacked = self.block(torch.cat(grids))  # [L·B, D, G, G]: one pass through the shared block
-        parts: tuple[Tensor, ...] = stacked.chunk(len(grids))
-        return parts
+        features = [
+            self._enter(pyramid.levels[level], project)
+            for level, project in zip(self.levels, self.project, strict=True)
+        ]
+        of_size: dict[tuple[int, ...], list[int]] = {}
+        for place, feature in enumerate(features):
+            of_size.setdefault(tuple(feature.shape[-2:]), []).append(place)
+        for places in of_size.values():  # levels of one size pass the shared block together
+            alike = [features[place] for place in places]
+            passed = self.block(torch.cat(alike) if len(alike) > 1 else alike[0])  # [n·B, D, ·, ·]
+            for place, feature in zip(places, passed.chunk(len(places)), strict=True):
+                features[place] = self.resample(feature, self.grid)
+        return tuple(features)
+
+    def _enter(self, level: Tensor, project: nn.Module) -> Tensor:
+        """Bring [B, C_l, H_l, W_l] to D channels and the size at which it passes the block."""
+        # a 1×1 projection commutes with averaging and interpolation: do it where there are fewer pixels
+        if level.shape[-1] > self.grid:
+            mapped: Tensor = project(self.resample(level, self.grid))
+            return mapped
+        mapped = project(level)
+        return mapped if self.upsample == "last" else self.resample(mapped, self.grid)
 
     def scale_attention(self, features: Sequence[Tensor]) -> Tensor:
         """Give β [B, L, G, G] of every F(l) [B, D, G, G]: sums to one over the levels at every location."""
-        logits: Tensor = self.scale(torch.cat(tuple(features), dim=1))
-        return logits.float().softmax(dim=1)
+        # [L, D] for each level, so that the features needn't be copied beside each other
+        weights = self.scale.weight[:, :, 0, 0].chunk(len(features), dim=1)
+        parts = [F.linear(one.permute(0, 2, 3, 1), weight) for one, weight in zip(features, weights, strict=True)]
+        assert self.scale.bias is not None
+        logits = wide(self.scale.bias)
+        for part in parts:
+            logits = logits + wide(part)
+        return logits.softmax(dim=-1).permute(0, 3, 1, 2)  # [B, G, G, L] → [B, L, G, G]
 
     def forward(self, pyramid: Pyramid) -> Tensor:
         """Fuse the levels into regions [B, D, G, G]."""
         features = self.features(pyramid)
-        beta = self.scale_attention(features).to(features[0].dtype)
-        fused = torch.stack([beta[:, [level]] * feature for level, feature in enumerate(features)]).sum(0)
+        betas = self.scale_attention(features).to(features[0].dtype).chunk(len(features), dim=1)  # L of [B, 1, G, G]
+        fused = betas[0] * features[0]
+        for beta, feature in zip(betas[1:], features[1:], strict=True):
+            fused = torch.addcmul(fused, beta, feature)
         regions: Tensor = self.out(fused)
         return regions

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medmoe.errors import ConfigError, ModelError, unknown
+from medmoe.layers import wide
 from medmoe.types import Pyramid, Routing
 
 
@@ -48,7 +49,7 @@ def image_statistics(pyramid: Pyramid) -> Tensor:
     """
     parts = []
     for level in pyramid.levels:
-        flat = level.flatten(2).float()
+        flat = wide(level.flatten(2))
         mean, square = flat.mean(dim=2), torch.linalg.vector_norm(flat, dim=2).square() / flat.shape[2]
         parts += [mean, ((square - mean.square()).clamp_min(0) + 1e-6).sqrt()]
     return torch.cat(parts, dim=1)
@@ -129,7 +130,7 @@ def select(logits: Tensor, *, selection: str = "hard", k: int = 1, gradient: str
         raise ConfigError(unknown("selection", selection, SELECTIONS))
     if gradient not in GRADIENTS:
         raise ConfigError(unknown("router gradient", gradient, GRADIENTS))
-    logits = logits.float()
+    logits = wide(logits)
     alpha = logits.softmax(dim=1)  # [B, K]
     count = {"hard": 1, "top_k": min(k, logits.shape[1]), "soft": logits.shape[1]}[selection]
     weight, expert = alpha.topk(count, dim=1)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medmoe.layers import wide
 from medmoe.types import Batch, Output
 
 NEVER = -1e30  # a logit no softmax can pick; finite, so that 0 · log p stays 0 and an all-masked row stays defined
@@ -39,7 +40,7 @@ def info_nce(
     >>> bool(info_nce(own, own, 10.0) < info_nce(own, other, 10.0))
     True
     """
-    image, text = F.normalize(_wide(image_embed), dim=-1), F.normalize(_wide(text_embed), dim=-1)
+    image, text = F.normalize(wide(image_embed), dim=-1), F.normalize(wide(text_embed), dim=-1)
     with torch.autocast(image.device.type, enabled=False):
         return symmetric_cross_entropy(logit_scale * (image @ text.T), report_id=report_id, mask=mask)
 
@@ -97,7 +98,3 @@ def global_alignment(output: Output, batch: Batch) -> Tensor | None:
 def nobody(mask: Tensor | None) -> bool:
     """Whether a presence mask is there and says that no sample has the thing."""
     return mask is not None and not bool(mask.any())
-
-
-def _wide(value: Tensor) -> Tensor:
-    return value if value.dtype == torch.float64 else value.float()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from medmoe.errors import ConfigError
 from medmoe.objectives.groups import check_negatives
@@ -54,23 +56,55 @@ def late_interaction_similarity(
         grid = F.normalize(regions.to(wide).flatten(2), dim=1)  # [Bi, D, M]
         flat = F.normalize(words.to(wide)[word_mask], dim=1)  # [W, D], the words of all reports one after another
         owner = torch.nonzero(word_mask)[:, 0]  # [W], whose report a word is of
-        total = grid.new_zeros(len(grid), len(words))
-        size = max(len(flat), 1) if chunk is None else chunk
-        again = size < len(flat) and torch.is_grad_enabled() and (grid.requires_grad or flat.requires_grad)
-        for part, whose in zip(torch.split(flat, size), torch.split(owner, size), strict=True):
-            best = _best_again(grid, part, tau_region) if again else _best(grid, part, tau_region)  # [Bi, size]
-            total = total.index_add(1, whose, best)
+        total: Tensor
+        if chunk is not None and chunk < len(flat):
+            total = _InChunks.apply(grid, flat, owner, len(words), tau_region, chunk)
+        else:
+            cosine = flat @ grid  # [Bi, W, M]
+            best = (torch.logsumexp(tau_region * cosine, dim=2) - math.log(cosine.shape[2])) / tau_region  # [Bi, W]
+            total = grid.new_zeros(len(grid), len(words)).index_add(1, owner, best)
         return total / word_mask.sum(1).clamp_min(1)
 
 
-def _best(grid: Tensor, flat: Tensor, tau: float) -> Tensor:
-    cosine = flat @ grid  # [Bi, W, M]
-    return (torch.logsumexp(tau * cosine, dim=2) - math.log(cosine.shape[2])) / tau
+class _InChunks(torch.autograd.Function):
+    """Sums over each report's words of best_n, a chunk of words at a time in the same room, forth and back.
+
+    Of regions [Bi, D, M], words [W, D], their owners [W], Bj, τ and the words of a chunk: [Bi, Bj].
+    """
+
+    @staticmethod
+    def forward(ctx: Any, grid: Tensor, flat: Tensor, owner: Tensor, reports: int, tau: float, chunk: int) -> Tensor:
+        """Keeps nothing for the backward pass but what it was given."""
+        total = grid.new_zeros(len(grid), reports)
+        for rows, logits in _logits(grid, flat, tau, chunk):
+            best = (torch.logsumexp(logits, dim=2) - math.log(grid.shape[2])) / tau
+            total.index_add_(1, owner[rows], best)
+        ctx.save_for_backward(grid, flat, owner)
+        ctx.tau, ctx.chunk = tau, chunk
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients by regions and words: that of best_n by a cosine is the softmax over regions."""
+        grid, flat, owner = ctx.saved_tensors
+        d_grid, d_flat = torch.zeros_like(grid), torch.zeros_like(flat)
+        with torch.autocast(grid.device.type, enabled=False):
+            for rows, logits in _logits(grid, flat, ctx.tau, ctx.chunk):
+                slope = torch.softmax(logits, dim=2, out=logits).mul_(grad[:, owner[rows], None])
+                d_grid.baddbmm_(flat[rows].T.expand(len(grid), -1, -1), slope)
+                d_flat[rows].addbmm_(slope, grid.transpose(1, 2))
+        return d_grid, d_flat, None, None, None, None
 
 
-def _best_again(grid: Tensor, flat: Tensor, tau: float) -> Tensor:
-    best: Tensor = checkpoint(_best, grid, flat, tau, use_reentrant=False, preserve_rng_state=False)
-    return best
+def _logits(grid: Tensor, flat: Tensor, tau: float, chunk: int) -> Iterator[tuple[slice, Tensor]]:
+    """Give τ · cosines of one chunk of words after another, [Bi, w, M], each in the room of the one before."""
+    room = grid.new_empty(len(grid) * chunk * grid.shape[2])
+    for start in range(0, len(flat), chunk):
+        rows = slice(start, min(start + chunk, len(flat)))
+        shape = (len(grid), rows.stop - start, grid.shape[2])
+        logits = room[: shape[0] * shape[1] * shape[2]].view(shape)
+        yield rows, torch.bmm(flat[rows].expand(len(grid), -1, -1), grid, out=logits).mul_(tau)
 
 
 def late_interaction(

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medmoe.layers import wide
 from medmoe.objectives.contrastive import nobody
 from medmoe.types import Batch, Output, Routing
 
@@ -33,8 +34,8 @@ def report_type(output: Output, batch: Batch) -> Tensor | None:
         target = target.masked_fill(~batch.has_report, UNKNOWN)
     if nobody(target != UNKNOWN):
         return None
-    head = F.cross_entropy(output.text.report_logits.float(), target, ignore_index=UNKNOWN)
-    router = F.cross_entropy(output.text.logits.float(), target, ignore_index=UNKNOWN)
+    head = F.cross_entropy(wide(output.text.report_logits), target, ignore_index=UNKNOWN)
+    router = F.cross_entropy(wide(output.text.logits), target, ignore_index=UNKNOWN)
     return (head + router) / 2
 
 
@@ -50,7 +51,7 @@ def image_modality(output: Output, batch: Batch) -> Tensor | None:
     """
     if batch.modality is None or nobody(batch.modality != UNKNOWN):
         return None
-    return F.cross_entropy(output.image.logits.float(), batch.modality, ignore_index=UNKNOWN)
+    return F.cross_entropy(wide(output.image.logits), batch.modality, ignore_index=UNKNOWN)
 
 
 def router_distillation(output: Output, batch: Batch) -> Tensor | None:
@@ -67,8 +68,8 @@ def router_distillation(output: Output, batch: Batch) -> Tensor | None:
     """
     if output.text is None or nobody(batch.has_report):
         return None
-    target = output.text.logits.detach().float().softmax(dim=1)
-    loss = -(target * output.image.logits.float().log_softmax(dim=1)).sum(dim=1)  # [B]
+    target = wide(output.text.logits.detach()).softmax(dim=1)
+    loss = -(target * wide(output.image.logits).log_softmax(dim=1)).sum(dim=1)  # [B]
     if batch.has_report is None:
         return loss.mean()
     present = batch.has_report.to(loss.dtype)

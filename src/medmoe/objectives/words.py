@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medmoe.layers import wide
 from medmoe.objectives.contrastive import nobody
 from medmoe.types import Batch, Output
 
@@ -65,4 +66,4 @@ def _bag_of_words(logits: Tensor | None, batch: Batch) -> Tensor | None:
     counted = total.squeeze(1) > 0
     if not bool(counted.any()):
         return None
-    return -(target * F.log_softmax(logits.float(), dim=1)).sum() / counted.sum()
+    return -(target * F.log_softmax(wide(logits), dim=1)).sum() / counted.sum()

@@ -190,7 +190,7 @@ LOCAL_PATH = Ablation(
         "width_128": Arm("128 channels", _path(width=128)),
         "level_0": Arm("the finest level alone", _path(levels=[0])),
         "all_levels": Arm("all four levels: a region sees most of the image", _path(levels=[0, 1, 2, 3])),
-        "layers_1": Arm("one layer in place of three", _path(layers=1)),
+        "layers_1": Arm("one layer in place of three: tiny's", _path(layers=1)),
         "kernel_3": Arm("3×3 convolutions: a region sees its neighbours", _path(kernel=3)),
         "separable_3": Arm(
             "3×3 convolutions of each channel by itself, then 1×1", _path(kernel=3, conv="separable"), "kernel_3"

@@ -39,7 +39,7 @@ def tiny() -> RunConfig:
             vision=VisionConfig(name="tiny", image_size=64, channels=(24, 48, 96, 128), norm="batch"),
             text=TextConfig(name="tiny", width=128, depth=1, heads=4, max_words=48),
             experts=ExpertConfig(
-                shared=1, zero=True, width=64, grid=8, levels=(0, 1), kernel=1, conv="dense", norm="layer"
+                shared=1, zero=True, width=64, grid=8, levels=(0, 1), kernel=1, layers=1, conv="dense", norm="layer"
             ),
             embed_dim=128,
             pool="pyramid",
@@ -56,13 +56,16 @@ def tiny() -> RunConfig:
 
 
 def medmoe() -> RunConfig:
-    """The paper's system: Swin-T, six separate experts from scratch, frozen BERT-base."""
+    """The paper's system: Swin-T, six separate experts from scratch, frozen BERT-base.
+
+    One thing is cheaper than the paper's: coarse levels are brought to the grid after the experts' block, not before.
+    """
     return RunConfig(
         recipe="medmoe",
         model=ModelConfig(
             vision=VisionConfig(name="swin-t", image_size=224),
             text=TextConfig(name="hf", hf=BERT_BASE, last_layers=4, frozen=True, vocab_size=28996, max_pieces=512),
-            experts=ExpertConfig(shared=0, special=True, width=192, grid=28),
+            experts=ExpertConfig(shared=0, special=True, width=192, grid=28, upsample="last"),
             modalities=SIX,
             embed_dim=512,
         ),

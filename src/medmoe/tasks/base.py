@@ -97,11 +97,11 @@ class JointEncoder(Protocol):
         ...
 
     def encode_image(
-        self, image: Tensor, *, expert: Tensor | None = None, modality: Tensor | None = None
+        self, image: Tensor, *, expert: Tensor | None = None, modality: Tensor | None = None, regions: bool = True
     ) -> ImageEmbedding:
         """Embed images [B, 3, H, W] through the expert that the image router chose, or through `expert` [B].
 
-        `modality` is an oracle's.
+        `modality` is an oracle's; without `regions`, none need be computed.
         """
         ...
 
@@ -269,7 +269,8 @@ def control_features(batch: Batch, untrained: JointEncoder | None = None) -> dic
     pixels = torch.nn.functional.adaptive_avg_pool2d(batch.image.float(), RAW_GRID)
     features = {"raw_pixels": pixels.flatten(1).cpu()}
     if untrained is not None:
-        features["random_weights"] = untrained.encode_image(batch.image, modality=batch.modality).embed.float().cpu()
+        fresh = untrained.encode_image(batch.image, modality=batch.modality, regions=False)
+        features["random_weights"] = fresh.embed.float().cpu()
     return features
 
 

@@ -14,8 +14,12 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from medmoe.data.sources.base import Source
-from medmoe.data.sources.manifest import ManifestSource, parse_labels
+from medmoe.data.sources.base import Source, reduced
+from medmoe.data.sources.cells import parse_labels
+from medmoe.data.sources.concat import ConcatSource
+from medmoe.data.sources.manifest import ManifestSource
+from medmoe.data.sources.phantom import PhantomSource
+from medmoe.data.sources.rows import Rows
 from medmoe.errors import DataError
 from medmoe.types import Box
 
@@ -393,3 +397,28 @@ def test_a_real_corpus_opens_and_reads():
     source = ManifestSource(path)
     for index in range(0, len(source), max(1, len(source) // 20)):
         assert min(source[index].image.shape[:2]) > 0
+
+
+def test_a_reduced_source_reads_jpegs_smaller_unless_boxes_or_maps_need_their_pixels(tmp_path):
+    whole = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 64, 3), np.uint8))
+    for name in ("a.jpg", "b.jpg", "c.jpg", "d.png"):
+        whole.save(tmp_path / name)
+    whole.convert("L").save(tmp_path / "mask.png")
+    boxes = json.dumps([{"label": "mass", "xyxy": [0, 0, 32, 48]}])
+    rows = [{"image": name} for name in ("a.jpg", "b.jpg", "c.jpg", "d.png")]
+    rows[1]["boxes"], rows[2]["mask"] = boxes, "mask.png"
+    (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = ManifestSource(tmp_path)
+    small = reduced(source, 40)
+    assert [small[index].image.shape[:2] for index in range(4)] == [(48, 32), (96, 64), (96, 64), (96, 64)]
+    assert [source[index].image.shape[:2] for index in range(4)] == [(96, 64)] * 4
+    assert small[1].boxes == source[1].boxes
+    assert small.facts(1).boxes == source.facts(1).boxes
+    assert reduced(ManifestSource(tmp_path, maps=False), 40)[2].image.shape == (48, 32, 3)
+    several = reduced(Rows(ConcatSource([source, source]), [4, 1]), 40)
+    assert [several[index].image.shape[:2] for index in range(2)] == [(48, 32), (96, 64)]
+
+
+def test_a_source_that_cannot_reduce_is_given_as_it_is():
+    phantoms = PhantomSource(1, size=32)
+    assert reduced(phantoms, 8) is phantoms

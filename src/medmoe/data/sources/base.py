@@ -68,3 +68,13 @@ def content_of(source: Source, index: int) -> bytes:
         return own(index)
     image = np.ascontiguousarray(source[index].image)
     return f"{image.dtype} {image.shape} ".encode() + image.tobytes()
+
+
+def reduced(source: Source, at_least: int) -> Source:
+    """Give a source that may read images at a reduced scale, their longest side with `at_least` pixels or more.
+
+    A source that can says how with a method `reduced`, which gives another source; others are given as they are. What
+    comes is a little off (see `medmoe.data.jpeg`): for training only.
+    """
+    own: Callable[[int], Source] | None = getattr(source, "reduced", None)
+    return source if own is None else own(at_least)

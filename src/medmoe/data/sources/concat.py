@@ -7,18 +7,23 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
-from medmoe.data.sources.base import Source, content_of
+from medmoe.data.sources.base import Source, content_of, reduced
 from medmoe.data.sources.manifest import ManifestSource
 from medmoe.data.sources.manifest_table import find_manifest
 from medmoe.data.sources.phantom import PhantomSource
+from medmoe.data.sources.shards import ShardSource, find_shards
 from medmoe.errors import DataError, unknown
 from medmoe.modalities import SIX, resolve
 from medmoe.types import Sample
 
 _PHANTOM = "phantom"
 _SETTINGS = ("patients", "size", "seed", "modalities")
-_HOW = "give a manifest (.parquet, .csv, .jsonl), a folder with one, several joined by '::', or phantom:patients=600"
+_HOW = (
+    "give a manifest (.parquet, .csv, .jsonl), tars (DIR/{00..10}.tar), a folder with either, several joined by '::', "
+    "or phantom:patients=600"
+)
 
 
 class ConcatSource:
@@ -55,6 +60,10 @@ class ConcatSource:
         """Give what tells one image from another."""
         return content_of(*self._find(index))
 
+    def reduced(self, at_least: int) -> ConcatSource:
+        """Give the same samples, read at a reduced scale where their sources can."""
+        return ConcatSource([reduced(source, at_least) for source in self.sources])
+
     def _find(self, index: int) -> tuple[Source, int]:
         """Find the source of a sample and its index there."""
         if not -len(self) <= index < len(self):
@@ -79,11 +88,12 @@ def open_source(
     """Open what a command line names.
 
     Args:
-        spec: A manifest file, a folder with one, `phantom:patients=600,size=64,seed=1` (also `modalities=ct+mri`),
-            or several of these joined by `::`.
+        spec: A manifest file, tars (one, or `DIR/{00..10}.tar`), a folder with either,
+            `phantom:patients=600,size=64,seed=1` (also `modalities=ct+mri`), or several of these joined by `::`.
         split: Split of every manifest; phantoms have none: another seed gives other patients.
-        fallback: Whether a manifest in which no row has a split gives all its rows whatever `split` is.
-        columns: Our column name → the manifest's, where they differ.
+        fallback: Whether a manifest in which no row has a split, and tars, which have none, give all they have whatever
+            `split` is.
+        columns: Our column name → the manifest's, or the key in tars' JSON, where they differ.
         report_templates: Whether rows with a label but no text get a report made from the label.
         require_report: Whether a row without a report is an error.
         check_files: Whether to look for every file at once.
@@ -96,24 +106,34 @@ def open_source(
     parts = [part.strip() for part in str(spec).split("::")]
     if not all(parts):
         raise DataError(f"an empty part in {str(spec)!r}", remedy=_HOW)
-    files = Counter(find_manifest(Path(part)).name for part in parts if not _is_phantom(part))
+    tars = {part: find_shards(part) for part in parts if not _is_phantom(part)}
+    files = Counter[str]()
+    for part in parts:
+        if part in tars:
+            files.update(path.name for path in tars[part] or [find_manifest(Path(part))])
+
+    told: dict[str, Any] = {"columns": columns, "report_templates": report_templates}
+    told |= {"require_report": require_report, "seed": seed}
 
     def open_one(part: str) -> Source:
         if _is_phantom(part):
             return _open_phantom(part)
+        shards = tars[part]
         # Two files of the same name would give the same keys: then keys begin with the whole path.
+        if shards is not None:
+            if split is not None and not fallback:
+                remedy = "ask for no split (--split all), and name the tars of each"
+                raise DataError(f"no split {split!r}: tars have none", where=part, remedy=remedy)
+            return ShardSource(shards, whole_paths=any(files[path.name] > 1 for path in shards), **told)
         clash = files[find_manifest(Path(part)).name] > 1
         return ManifestSource(
             part,
             split=split,
             fallback=fallback,
-            columns=columns,
-            report_templates=report_templates,
-            require_report=require_report,
             check_files=check_files,
             maps=maps,
-            seed=seed,
             name=part if clash else None,
+            **told,
         )
 
     sources = [open_one(part) for part in parts]

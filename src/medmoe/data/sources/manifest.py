@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import json
-import logging
-import math
 import os
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,11 @@ from numpy.typing import NDArray
 
 from medmoe.data.images import image_size, read_gaze, read_image, read_mask
 from medmoe.data.masks import region
+from medmoe.data.sources.cells import parse_number, place_boxes, sample_of
 from medmoe.data.sources.manifest_table import find_manifest, read_table
-from medmoe.data.templates import report_from_labels
 from medmoe.errors import DataError
 from medmoe.modalities import resolve
 from medmoe.types import Box, Sample
-
-NO_FINDING = "no_finding"
-
-_LOG = logging.getLogger(__name__)
-_OVERHANG = 0.02  # of a side: the rounding of annotation tools, not another image's frame
-_SIDES = ("x0", "y0", "x1", "y1")
 
 
 class ManifestSource:
@@ -86,6 +79,7 @@ class ManifestSource:
         if len(self._rows) < table.num_rows:
             self._columns = {name: column.take(pa.array(self._rows)) for name, column in self._columns.items()}
         self._modalities = self._resolve_modalities()
+        self._at_least: int | None = None  # pixels that an image's longest side needs, where fewer do than it has
         self._told: set[str] = set()  # rows whose boxes were left out
         self._refuse_nulls("image", "the image path is empty", "fill it in, or take the row out")
         if require_report:
@@ -104,15 +98,17 @@ class ManifestSource:
             DataError: If the image, mask, gaze map or boxes can't be read; the message names file and row.
         """
         where = self.where(index)
-        image = self._read(index, "image", read_image)
-        height, width = image.shape[:2]
+        boxes = self._cell(index, "boxes")
         mask = self._read(index, "mask", read_mask) if self.maps else None
         gaze = self._read(index, "gaze", read_gaze) if self.maps else None
+        # Maps and boxes are measured in the pixels of the whole image.
+        whole = self._at_least is None or boxes is not None or mask is not None or gaze is not None
+        image = self._read(index, "image", partial(read_image, at_least=None if whole else self._at_least))
+        height, width = image.shape[:2]
         for what, values in (("mask", mask), ("gaze map", gaze)):
             if values is not None and values.shape != (height, width):
                 got = f"the {what} has {values.shape[1]}x{values.shape[0]} pixels, the image {width}x{height}"
                 raise DataError(got, where=where, remedy=f"give a {what} of the image's size")
-        boxes = self._cell(index, "boxes")
         stated = self._stated_size(index)
         if boxes and stated and stated != (width, height):
             got = f"the columns width and height say {stated[0]}x{stated[1]}, the image has {width}x{height} pixels"
@@ -138,6 +134,15 @@ class ManifestSource:
             DataError: If the file can't be read.
         """
         return bytes(self._read(index, "image", _bytes_of))
+
+    def reduced(self, at_least: int) -> ManifestSource:
+        """Give the same samples, JPEGs without boxes and maps read at a scale that leaves the longest side `at_least`.
+
+        They are read faster and are a little off (see `medmoe.data.jpeg`): for training only.
+        """
+        other = copy.copy(self)
+        other._at_least = at_least
+        return other
 
     def where(self, index: int) -> str:
         """Name a sample's place for an error: `file:row`."""
@@ -170,30 +175,14 @@ class ManifestSource:
         index = _within(index, len(self))
         cell = {name: column[index].as_py() for name, column in self._columns.items()}
         row = int(self._rows[index]) + 1
-        labels = parse_labels(cell.get("label"))
-        modality = self._modalities.get(cell.get("modality"))
-        report, made = cell.get("text"), False
-        if report is None and labels is not None and self.report_templates:
-            part, view = cell.get("body_part"), cell.get("view")
-            report = report_from_labels(labels, modality=modality, body_part=part, view=view, seed=self.seed, row=row)
-            made = True
-        return Sample(
+        return sample_of(
+            cell,
             key=f"{self.name}:{row}",
-            image=np.zeros((0, 0), np.uint8),
-            report=report,
-            from_template=made,
-            modality=modality,
-            labels=labels,
+            where=self.where(index),
+            modality=self._modalities.get(cell.get("modality")),
             boxes=self._boxes(cell.get("boxes"), size, index),
-            view=cell.get("view"),
-            offset_days=self._number(cell.get("offset_days"), "offset_days", index),
             prior=self._prior_key(cell.get("prior"), index),
-            question=cell.get("question"),
-            answer=cell.get("answer"),
-            domain=cell.get("domain"),
-            patient=cell.get("patient_id"),
-            study=cell.get("study_id"),
-            source=cell.get("source"),
+            wording=(self.seed, row) if self.report_templates else None,
         )
 
     def _cell(self, index: int, name: str) -> str | None:
@@ -211,41 +200,17 @@ class ManifestSource:
         except DataError as error:
             raise DataError(f"{name} {value}: {error.what}", where=self.where(index), remedy=error.remedy) from error
 
-    def _number(self, text: str | None, name: str, index: int) -> float | None:
-        """Parse a number; NaN is None.
-
-        Raises:
-            DataError: If it isn't a finite number.
-        """
-        try:
-            value = math.nan if text is None else float(text)
-        except ValueError:
-            value = math.inf
-        if math.isinf(value):
-            raise DataError(f"{name} {text!r} is not a number", where=self.where(index), remedy="correct or empty it")
-        return None if math.isnan(value) else value
-
     def _stated_size(self, index: int) -> tuple[int, int] | None:
         """Give the columns (width, height), if both are filled in."""
-        sides = [self._number(self._cell(index, name), name, index) for name in ("width", "height")]
+        where = self.where(index)
+        sides = [parse_number(self._cell(index, name), name, where=where) for name in ("width", "height")]
         return (int(sides[0]), int(sides[1])) if sides[0] and sides[1] else None
 
     def _boxes(self, text: str | None, size: tuple[int, int] | None, index: int) -> tuple[Box, ...] | None:
-        """Place boxes in an image of size (width, height); None, once logged, where they can't belong to it."""
-        if text is None or size is None:
-            return None
-        where = self.where(index)
-        boxes = parse_boxes(text, size, where=where)
-        if any(min(b.x0, b.y0) < -_OVERHANG or max(b.x1, b.y1) > 1 + _OVERHANG for b in boxes):
-            if where not in self._told:
-                level = logging.INFO if self._told else logging.WARNING
-                _LOG.log(
-                    level, "%s: boxes reach beyond the %dx%d pixels; left out (more such rows: INFO)", where, *size
-                )
-            self._told.add(where)
-            return None
-        cut = (dataclasses.replace(b, **{side: min(max(getattr(b, side), 0.0), 1.0) for side in _SIDES}) for b in boxes)
-        return tuple(b for b in cut if b.x0 < b.x1 and b.y0 < b.y1)
+        """Place boxes in an image of size (width, height)."""
+        return (
+            None if text is None or size is None else place_boxes(text, size, where=self.where(index), told=self._told)
+        )
 
     def _find_priors(self, table: pa.Table) -> dict[str, int]:
         """Find the row of each image that the column `prior` names (by its path)."""
@@ -332,67 +297,6 @@ class ManifestSource:
             others = f" (and of {nothing.sum() - 1} more rows)" if nothing.sum() > 1 else ""
             remedy = "write it in the column 'text', give a label with report templates on, or take the row out"
             raise DataError(f"the report{others} is empty", where=self.where(int(nothing.argmax())), remedy=remedy)
-
-
-def parse_labels(text: str | None) -> tuple[str, ...] | None:
-    """Split the labels of a cell.
-
-    >>> parse_labels("edema; mass;edema"), parse_labels("No Finding"), parse_labels(None)
-    (('edema', 'mass'), (), None)
-    """
-    if text is None:
-        return None
-    labels = tuple(dict.fromkeys(filter(None, (label.strip() for label in text.split(";")))))
-    if not labels:
-        return None
-    return () if len(labels) == 1 and "_".join(labels[0].lower().split()) == NO_FINDING else labels
-
-
-def parse_boxes(text: str, size: tuple[int, int], *, where: str) -> tuple[Box, ...]:
-    """Parse the boxes of a cell.
-
-    Args:
-        text: JSON list of {"label", "xyxy": [x0, y0, x1, y1] in pixels, "phrase" (optional)}.
-        size: (width, height) of the image in pixels.
-        where: `file:row`, for the error.
-
-    Returns:
-        Boxes as fractions of the image, below 0 or above 1 where they reach beyond it.
-
-    Raises:
-        DataError: If the JSON or a box is wrong.
-    """
-    remedy = 'write [{"label": "mass", "xyxy": [x0, y0, x1, y1]}], in pixels, x0 < x1 and y0 < y1'
-    try:
-        rows = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"boxes are not valid JSON ({error})", where=where, remedy=remedy) from error
-    if not isinstance(rows, list):
-        raise DataError(f"boxes are a JSON {type(rows).__name__}, not a list", where=where, remedy=remedy)
-    boxes = []
-    for number, row in enumerate(rows, 1):
-        what, box = _box(row, size)
-        if box is None:
-            raise DataError(f"box {number} {what}", where=where, remedy=remedy)
-        boxes.append(box)
-    return tuple(boxes)
-
-
-def _box(row: Any, size: tuple[int, int]) -> tuple[str, Box | None]:
-    """Make a box of a JSON value, or say what is wrong with it."""
-    label, corners, phrase = (row.get(k) for k in ("label", "xyxy", "phrase")) if isinstance(row, dict) else (None,) * 3
-    if not isinstance(label, str) or not isinstance(phrase, str | None):
-        return "has no label or a phrase that isn't text", None
-    if not isinstance(corners, list) or len(corners) != 4 or not all(map(_is_number, corners)):
-        return f"has xyxy {corners!r}, not four numbers", None
-    x0, y0, x1, y1 = (float(c) / size[axis % 2] for axis, c in enumerate(corners))
-    if x0 >= x1 or y0 >= y1:
-        return f"has xyxy {corners!r}, corners in the wrong order or an empty area", None
-    return "", Box(label, x0, y0, x1, y1, phrase)
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _bytes_of(path: Path) -> bytes:

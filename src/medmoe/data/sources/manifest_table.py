@@ -170,7 +170,7 @@ def _jsonl(path: Path, columns: Mapping[str, str]) -> pa.Table:
             chunks.append(
                 pa.table(
                     {
-                        ours: pa.array([_as_text(row.get(theirs)) for row in rows], pa.large_string())
+                        ours: pa.array([as_text(row.get(theirs)) for row in rows], pa.large_string())
                         for ours, theirs in pairs.items()
                     }
                 )
@@ -201,7 +201,7 @@ def _clean(column: pa.ChunkedArray) -> pa.Array:
     """Make one large_string array of a column: trimmed, blanks as nulls."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if pa.types.is_nested(kind):
-        values: Any = pa.array([_as_text(value) for value in column.to_pylist()], pa.large_string())
+        values: Any = pa.array([as_text(value) for value in column.to_pylist()], pa.large_string())
     elif pa.types.is_null(kind):
         values = pa.nulls(len(column), pa.large_string())
     else:
@@ -211,7 +211,7 @@ def _clean(column: pa.ChunkedArray) -> pa.Array:
     return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 
 
-def _as_text(value: Any) -> str | None:
+def as_text(value: Any) -> str | None:
     """Write a JSON value as the text that a CSV cell would hold."""
     if value is None or isinstance(value, str):
         return value

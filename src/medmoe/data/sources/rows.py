@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medmoe.data.sources.base import Source, content_of
+from medmoe.data.sources.base import Source, content_of, reduced
 from medmoe.errors import DataError
 from medmoe.types import Sample
 
@@ -40,3 +40,7 @@ class Rows:
     def content(self, index: int) -> bytes:
         """Give what tells one image from another."""
         return content_of(self.source, self.rows[index])
+
+    def reduced(self, at_least: int) -> Rows:
+        """Give the same samples, read at a reduced scale where their source can."""
+        return Rows(reduced(self.source, at_least), self.rows)
