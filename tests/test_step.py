@@ -183,6 +183,11 @@ def test_what_compiling_lacks_is_told_before_the_first_step(
         check_backend("inductor", device)
 
 
+def test_compiling_a_batch_in_parts_is_refused():
+    with pytest.raises(ConfigError, match=r"train\.compile: a batch that goes through the model in parts .*leave one"):
+        compiled(micro(*TRACED, "train.micro_batch=4"), "cpu")
+
+
 def test_an_unknown_backend_is_told():
     with pytest.raises(ConfigError, match=r"train\.compile_backend: unknown backend 'egaer' \(did you mean 'eager'"):
         check_backend("egaer", "cpu")
@@ -264,7 +269,7 @@ def with_sums_for_losses(model: MedVLM, batch: Batch) -> tuple[Output, Loss]:
 
 def test_a_step_reads_nothing_from_an_accelerator(tmp_path: Path):
     """On the meta device there are no values: whatever asks for one fails."""
-    state, config = prepared(tmp_path, *FEW, "train.ema=0.9", "data.augment_on=device")
+    state, config = prepared(tmp_path, "train.ema=0.9", "data.augment_on=device")
     batch = next(iter(build_loader(phantoms(), state.model, config, train=True)))
     state.forward = with_sums_for_losses
     state.model.to("meta")
