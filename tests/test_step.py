@@ -139,9 +139,9 @@ def test_a_compiled_run_trains_validates_resumes_and_saves_as_an_eager_one(tmp_p
     with pytest.raises(Interrupted):
         train(tmp_path / "traced", "train.ema=0.9", *FEW, *TRACED, val=phantoms(seed=3), watch=stop_at(4))
     traced = train(tmp_path / "traced", "train.ema=0.9", *FEW, *TRACED, val=phantoms(seed=3), resume=True)
-    assert losses(tmp_path / "traced") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
+    assert losses(tmp_path / "traced") == pytest.approx(losses(tmp_path / "plain"), rel=1e-3)
     mine, other = (rows(tmp_path / name, "val")[-1] for name in ("plain", "traced"))
-    assert other["loss"] == pytest.approx(mine["loss"], rel=1e-5)
+    assert other["loss"] == pytest.approx(mine["loss"], rel=1e-3)
     assert traced.state_dict().keys() == plain.state_dict().keys()
     assert same_weights(load_model(tmp_path / "traced"), traced)
 
@@ -197,9 +197,8 @@ def test_an_unknown_backend_is_told():
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs g++")
 def test_inductor_computes_what_the_eager_step_computes(tmp_path: Path):
-    small = ("objectives.local=0", "objectives.report_type=0")
-    plain, config = prepared(tmp_path / "plain", *small)
-    quick, its = prepared(tmp_path / "quick", *small, "train.compile=true")
+    plain, config = prepared(tmp_path / "plain", *FEW)
+    quick, its = prepared(tmp_path / "quick", *FEW, "train.compile=true")
     mine, other = gradients(plain, config), gradients(quick, its)
     for name, value in mine.items():
         torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-5)
