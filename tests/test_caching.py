@@ -23,7 +23,7 @@ from medmoe.train import autocast
 from medmoe.types import Batch, ImageEmbedding, Loss, Output, Routing, TextEmbedding, over_tensors, tensors_of
 from micro import medmoe as command
 from micro import train as train_command
-from small_runs import Memory, batch_of, built, losses, phantoms, same_weights, train
+from small_runs import batch_of, built, losses, phantoms, same_weights, train
 
 WORDS = ("model.report_words=true", "model.region_words=true")
 EVERY = dict.fromkeys(OBJECTIVES, 0.5)

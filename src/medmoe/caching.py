@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from medmoe.errors import ConfigError
 from medmoe.experts.router import Router
-from medmoe.model import MedVLM, pieces_of
+from medmoe.heads.words import pieces_of
+from medmoe.model import MedVLM
 from medmoe.types import Batch, Loss, Output, over_tensors, tensors_of
 
 # Numbers that an objective over all pairs of words and regions may hold at a time: 256 MiB in float32; and on a CPU,

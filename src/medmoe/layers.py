@@ -70,3 +70,11 @@ def to_grid(feature: Tensor, grid: int) -> Tensor:
     if height >= grid and width >= grid:
         return F.adaptive_avg_pool2d(feature, grid)
     return F.interpolate(feature, size=(grid, grid), mode="bilinear", align_corners=False)
+
+
+def readable(value: Tensor) -> bool:
+    """Whether its numbers can be looked at without waiting for a device.
+
+    Where they can, what is absent is left out. Elsewhere shapes don't hang on values, and what is absent is masked.
+    """
+    return value.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -16,6 +16,7 @@ from medmoe.errors import ConfigError, ModelError, unknown
 from medmoe.experts.moe import MixtureOfExperts, SpecialProjection
 from medmoe.experts.router import Router, Scores, image_statistics
 from medmoe.folder import Assets, check_replaceable, fill_folder, write_atomically
+from medmoe.heads.words import words_of_regions
 from medmoe.layers import wide
 from medmoe.types import Batch, ImageEmbedding, Output, Pyramid, Routing, TextEmbedding, TextFeatures, Tokens
 
@@ -30,31 +31,6 @@ def pool_last(pyramid: Pyramid) -> Tensor:
 def pool_pyramid(pyramid: Pyramid) -> Tensor:
     """Mean and maximum of every channel of every level, [B, 2·ΣC_l]: small findings count at their own scale."""
     return torch.cat([part for level in pyramid.levels for part in (level.mean(dim=(2, 3)), level.amax(dim=(2, 3)))], 1)
-
-
-def pieces_of(tokens: Tokens) -> Tensor:
-    """List the word pieces that reports have, [P] int64."""
-    return torch.unique(tokens.ids[tokens.mask])
-
-
-def words_of_regions(head: nn.Linear, regions: Tensor, held: Tensor) -> Tensor:
-    """Score the word pieces of a batch's reports by the regions of each image, in float32.
-
-    With z_vm what the head says of piece v at region m, the score is log Σ_m exp z_vm: a softmax over pieces *and*
-    regions together, summed over regions. So a piece is named by the region that shows it most.
-
-    Args:
-        head: D → V.
-        regions: [B, D, G, G].
-        held: [P] int64 pieces to score: those of the batch's reports.
-
-    Returns:
-        [B, V]; -1e30 for the other pieces.
-    """
-    rows = regions.flatten(2).transpose(1, 2)  # [B, M, D]
-    logits = wide(F.linear(rows, head.weight[held], head.bias[held]))  # [B, M, P]
-    every = logits.new_full((len(regions), head.out_features), -1e30)
-    return every.index_copy(1, held, torch.logsumexp(logits, dim=1))
 
 
 # name → (pooling, length of its result)
@@ -201,8 +177,7 @@ class MedVLM(nn.Module):
         if self.report_words is not None and image.feature is not None:
             image = replace(image, word_logits=self.report_words(image.feature))
         if self.region_words is not None and batch.tokens is not None:
-            held = pieces_of(batch.tokens) if batch.pieces is None else batch.pieces
-            named = words_of_regions(self.region_words, image.regions, held)
+            named = words_of_regions(self.region_words, image.regions, batch.tokens, batch.pieces)
             image = replace(image, region_word_logits=named)
         return Output(image=image, text=text, logit_scale=self.logit_scale)
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medmoe.layers import wide
+from medmoe import layers
 from medmoe.types import Batch, Output
 
 NEVER = -1e30  # a logit no softmax can pick; finite, so that 0 · log p stays 0 and an all-masked row stays defined
@@ -40,12 +40,14 @@ def info_nce(
     >>> bool(info_nce(own, own, 10.0) < info_nce(own, other, 10.0))
     True
     """
-    image, text = F.normalize(wide(image_embed), dim=-1), F.normalize(wide(text_embed), dim=-1)
+    image, text = F.normalize(layers.wide(image_embed), dim=-1), F.normalize(layers.wide(text_embed), dim=-1)
     with torch.autocast(image.device.type, enabled=False):
         return symmetric_cross_entropy(logit_scale * (image @ text.T), report_id=report_id, mask=mask)
 
 
-def symmetric_cross_entropy(logits: Tensor, *, report_id: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+def symmetric_cross_entropy(
+    logits: Tensor, *, report_id: Tensor | None = None, mask: Tensor | None = None, together: Tensor | None = None
+) -> Tensor:
     """Cross-entropy of a square similarity matrix, images over reports and reports over images, averaged.
 
     Templates and short findings make equal reports common in a batch, and telling equal texts apart is no
@@ -59,6 +61,7 @@ def symmetric_cross_entropy(logits: Tensor, *, report_id: Tensor | None = None, 
         logits: [B, B], images down, reports across.
         report_id: [B] int64, equal where the reports are; None: all different.
         mask: [B] bool, False for samples to leave out of rows and columns.
+        together: [B, B] bool, symmetric, False for pairs that aren't held against each other; None: all are.
 
     Returns:
         [] loss, 0 where `mask` leaves nothing.
@@ -66,13 +69,17 @@ def symmetric_cross_entropy(logits: Tensor, *, report_id: Tensor | None = None, 
     positive = torch.eye(len(logits), dtype=logits.dtype, device=logits.device)
     if report_id is not None:
         positive = (report_id[:, None] == report_id[None, :]).to(logits.dtype)  # [B, B]
-    if mask is None:
-        count: Tensor | int = max(len(logits), 1)
-        rows, columns = logits, logits.T
-    else:
+    count: Tensor | int = max(len(logits), 1)
+    rows, columns = logits, logits.T
+    held = together
+    if mask is not None:
         count = mask.sum().clamp_min(1)
         positive = positive * (mask[:, None] & mask[None, :])
-        rows, columns = logits.masked_fill(~mask[None, :], NEVER), logits.T.masked_fill(~mask[None, :], NEVER)
+        held = mask[None, :] if held is None else held & mask[None, :]
+    if together is not None:
+        positive = positive * together
+    if held is not None:
+        rows, columns = rows.masked_fill(~held, NEVER), columns.masked_fill(~held, NEVER)
     target = positive / positive.sum(1, keepdim=True).clamp_min(1.0)  # symmetric in its support, so it serves both ways
     both = F.log_softmax(rows, dim=1) + F.log_softmax(columns, dim=1)
     return -(target * both).sum() / (2 * count)
@@ -96,5 +103,8 @@ def global_alignment(output: Output, batch: Batch) -> Tensor | None:
 
 
 def nobody(mask: Tensor | None) -> bool:
-    """Whether a presence mask is there and says that no sample has the thing."""
-    return mask is not None and not bool(mask.any())
+    """Whether a presence mask is there, can be looked at, and says that no sample has the thing.
+
+    On an accelerator it isn't looked at: a loss is then 0 without a gradient, not inactive, where no sample has it.
+    """
+    return mask is not None and layers.readable(mask) and not bool(mask.any())

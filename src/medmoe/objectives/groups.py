@@ -44,6 +44,13 @@ def over_groups(loss_of: Callable[[Rows], Tensor], batch: Batch, told: Tensor, n
     return torch.stack([loss_of(rows) * len(rows) for rows in groups]).sum() / told.sum()
 
 
+def together_in(batch: Batch, negatives: str) -> Tensor | None:
+    """[B, B] bool, which samples `over_groups` holds against each other; None for all."""
+    if negatives == "batch" or batch.modality is None:
+        return None
+    return batch.modality[:, None] == batch.modality[None, :]
+
+
 def words_of(output: Output, batch: Batch) -> tuple[Tensor, Tensor] | None:
     """[B, N, D] words and [B, N] where they are, those of absent reports left out; None when none remains."""
     if output.text is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -12,9 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from medmoe import layers
 from medmoe.errors import ConfigError
+from medmoe.objectives import tiles
 from medmoe.objectives.groups import check_negatives
 from medmoe.objectives.local import loss_over_pairs
+from medmoe.objectives.products import product
 from medmoe.types import Batch, Output
 
 
@@ -38,11 +40,12 @@ def late_interaction_similarity(
         words: [Bj, N, D] local features of the words of Bj reports; Bi and Bj may differ.
         word_mask: [Bj, N] bool, True where there is a word; what stands elsewhere changes nothing.
         tau_region: τ, how nearly a word looks at one region only.
-        chunk: Words held at a time. None keeps two numbers for each (image, word, region) for the backward pass; a
-            number keeps those of one chunk and works them out again there. Values and gradients are the same.
+        chunk: Words held at a time. None keeps one number for each (image, word, region) for the backward pass; a
+            number keeps none and works a chunk out again there. Values and gradients are the same.
 
     Returns:
-        [Bi, Bj] float32 (float64 for float64 inputs) in [-1, 1]; 0 for a report without a word.
+        [Bi, Bj] float32 (float64 for float64 inputs) in [-1, 1]; 0 for a report without a word. Gradients are once
+        differentiable.
 
     Raises:
         ConfigError: If `chunk` is less than 1, or `tau_region` isn't above 0.
@@ -53,58 +56,77 @@ def late_interaction_similarity(
         raise ConfigError(f"tau_region is {tau_region}; a sharpness is above 0")
     wide = torch.float64 if regions.dtype == torch.float64 else torch.float32
     with torch.autocast(regions.device.type, enabled=False):
-        grid = F.normalize(regions.to(wide).flatten(2), dim=1)  # [Bi, D, M]
-        flat = F.normalize(words.to(wide)[word_mask], dim=1)  # [W, D], the words of all reports one after another
-        owner = torch.nonzero(word_mask)[:, 0]  # [W], whose report a word is of
-        total: Tensor
-        if chunk is not None and chunk < len(flat):
-            total = _InChunks.apply(grid, flat, owner, len(words), tau_region, chunk)
+        rows = F.normalize(regions.to(wide).flatten(2).transpose(1, 2).contiguous(), dim=2)  # [Bi, M, D]
+        if layers.readable(word_mask):
+            flat = F.normalize(words.to(wide)[word_mask], dim=1)  # [W, D], the words of all reports one after another
+            owner = torch.nonzero(word_mask)[:, 0]  # [W], whose report a word is of
+            best = _best(rows, flat, tau_region, chunk)
+            total = best.new_zeros(len(rows), len(words)).index_add(1, owner, best)
         else:
-            cosine = flat @ grid  # [Bi, W, M]
-            best = (torch.logsumexp(tau_region * cosine, dim=2) - math.log(cosine.shape[2])) / tau_region  # [Bi, W]
-            total = grid.new_zeros(len(grid), len(words)).index_add(1, owner, best)
+            real = words.to(wide).masked_fill(~word_mask[:, :, None], 0.0)
+            best = _best(rows, F.normalize(real, dim=2).flatten(0, 1), tau_region, chunk)
+            total = best.view(len(rows), *word_mask.shape).masked_fill(~word_mask, 0.0).sum(2)
         return total / word_mask.sum(1).clamp_min(1)
 
 
-class _InChunks(torch.autograd.Function):
-    """Sums over each report's words of best_n, a chunk of words at a time in the same room, forth and back.
+def _best(rows: Tensor, flat: Tensor, tau: float, chunk: int | None) -> Tensor:
+    keep = torch.is_grad_enabled() and (rows.requires_grad or flat.requires_grad)
+    best: Tensor = _Best.apply(rows, flat, tau, chunk, keep and (chunk is None or chunk >= len(flat)))
+    return best
 
-    Of regions [Bi, D, M], words [W, D], their owners [W], Bj, τ and the words of a chunk: [Bi, Bj].
+
+class _Best(torch.autograd.Function):
+    """1/τ log mean over regions m of exp(τ t · v_m): unit regions [I, M, D], unit words [W, D], τ, chunk → [I, W].
+
+    It goes through tiles that stay in cache. The gradient by the cosines is the softmax over regions, which is kept
+    for each tile (`keep`) or worked out again; either way the backward pass is two products.
     """
 
     @staticmethod
-    def forward(ctx: Any, grid: Tensor, flat: Tensor, owner: Tensor, reports: int, tau: float, chunk: int) -> Tensor:
-        """Keeps nothing for the backward pass but what it was given."""
-        total = grid.new_zeros(len(grid), reports)
-        for rows, logits in _logits(grid, flat, tau, chunk):
-            best = (torch.logsumexp(logits, dim=2) - math.log(grid.shape[2])) / tau
-            total.index_add_(1, owner[rows], best)
-        ctx.save_for_backward(grid, flat, owner)
+    def forward(ctx: Any, rows: Tensor, flat: Tensor, tau: float, chunk: int | None, keep: bool) -> Tensor:
+        best = rows.new_empty(len(rows), len(flat))
+        kept: list[Tensor] = []
+        for images, part in _tiles(rows, flat, chunk):
+            attention, best[images, part] = _attend(rows[images], flat[part], tau)
+            if keep:
+                kept.append(attention)
+        ctx.save_for_backward(rows, flat, *kept)
         ctx.tau, ctx.chunk = tau, chunk
-        return total
+        return best
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients by regions and words: that of best_n by a cosine is the softmax over regions."""
-        grid, flat, owner = ctx.saved_tensors
-        d_grid, d_flat = torch.zeros_like(grid), torch.zeros_like(flat)
-        with torch.autocast(grid.device.type, enabled=False):
-            for rows, logits in _logits(grid, flat, ctx.tau, ctx.chunk):
-                slope = torch.softmax(logits, dim=2, out=logits).mul_(grad[:, owner[rows], None])
-                d_grid.baddbmm_(flat[rows].T.expand(len(grid), -1, -1), slope)
-                d_flat[rows].addbmm_(slope, grid.transpose(1, 2))
-        return d_grid, d_flat, None, None, None, None
+        rows, flat, *kept = ctx.saved_tensors
+        d_rows, d_flat = rows.new_zeros(rows.shape), torch.zeros_like(flat)
+        with torch.autocast(rows.device.type, enabled=False):
+            for place, (images, part) in enumerate(_tiles(rows, flat, ctx.chunk)):
+                attention = kept[place] if kept else _attend(rows[images], flat[part], ctx.tau)[0]
+                slope = (attention * grad[images, part][:, None]).flatten(0, 1)  # [I·M, w]
+                d_rows[images].flatten(0, 1).add_(product(slope, flat[part].T))
+                d_flat[part] += product(slope.T, rows[images].flatten(0, 1).T)
+        return d_rows, d_flat, None, None, None
 
 
-def _logits(grid: Tensor, flat: Tensor, tau: float, chunk: int) -> Iterator[tuple[slice, Tensor]]:
-    """Give τ · cosines of one chunk of words after another, [Bi, w, M], each in the room of the one before."""
-    room = grid.new_empty(len(grid) * chunk * grid.shape[2])
-    for start in range(0, len(flat), chunk):
-        rows = slice(start, min(start + chunk, len(flat)))
-        shape = (len(grid), rows.stop - start, grid.shape[2])
-        logits = room[: shape[0] * shape[1] * shape[2]].view(shape)
-        yield rows, torch.bmm(flat[rows].expand(len(grid), -1, -1), grid, out=logits).mul_(tau)
+def _attend(rows: Tensor, flat: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """Softmax over regions of τ times the cosines, [I, M, w], and `best` of each word, [I, w]."""
+    scaled = product(rows.flatten(0, 1), flat).view(*rows.shape[:2], len(flat)).mul_(tau)
+    highest = scaled.amax(1, keepdim=True)
+    attention = scaled.sub_(highest).exp_()
+    total = attention.sum(1, keepdim=True)
+    best = (highest + (total / rows.shape[1]).log()) / tau
+    return attention.div_(total), best.squeeze(1)
+
+
+def _tiles(rows: Tensor, flat: Tensor, chunk: int | None) -> Iterator[tuple[slice, slice]]:
+    """Images and words that are worked on together."""
+    images, regions, _ = rows.shape
+    room = tiles.TILE if rows.device.type == "cpu" else tiles.WIDE_TILE
+    step = min(len(flat) if chunk is None else chunk, max(1, room // max(regions, 1)))
+    block = max(1, room // max(step * regions, 1))
+    for image in range(0, images, block):
+        for word in range(0, len(flat), max(step, 1)):
+            yield slice(image, min(image + block, images)), slice(word, min(word + step, len(flat)))
 
 
 def late_interaction(

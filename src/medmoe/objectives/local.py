@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medmoe import layers
 from medmoe.errors import ConfigError
 from medmoe.objectives.contrastive import NEVER, symmetric_cross_entropy
-from medmoe.objectives.groups import Rows, check_negatives, over_groups, words_of
+from medmoe.objectives.groups import Rows, check_negatives, over_groups, together_in, words_of
 from medmoe.objectives.tiles import TiledSimilarity
 from medmoe.types import Batch, Output
 
@@ -62,7 +63,7 @@ def word_region_similarity(
     if chunk is not None and chunk < 1:
         raise ConfigError(f"chunk is {chunk}; it counts reports, so at least 1", remedy="leave it out for no chunks")
     wide = torch.float64 if regions.dtype == torch.float64 else torch.float32
-    grid = regions.to(wide).flatten(2)  # [Bi, D, M]
+    grid = regions.flatten(2)  # [Bi, D, M], made wide a few images at a time
     real = words.to(wide).masked_fill(~word_mask[:, :, None], 0.0)  # [Bj, N, D]
     keep_gradient = torch.is_grad_enabled() and (grid.requires_grad or real.requires_grad)
     similarity: Tensor = TiledSimilarity.apply(
@@ -72,7 +73,12 @@ def word_region_similarity(
 
 
 def local_loss(
-    similarity: Tensor, *, tau_scale: float = 10.0, report_id: Tensor | None = None, mask: Tensor | None = None
+    similarity: Tensor,
+    *,
+    tau_scale: float = 10.0,
+    report_id: Tensor | None = None,
+    mask: Tensor | None = None,
+    together: Tensor | None = None,
 ) -> Tensor:
     """Symmetric cross-entropy over local similarities: each image finds its report, each report its image.
 
@@ -81,11 +87,12 @@ def local_loss(
         tau_scale: τ3, what the similarities are multiplied by.
         report_id: [B] int64, equal where the reports' texts are equal; all of them count as right.
         mask: [B] bool, False for samples whose report has no word.
+        together: [B, B] bool, symmetric, False for pairs that aren't held against each other; None: all are.
 
     Returns:
         [] loss, 0 where `mask` leaves nothing.
     """
-    return symmetric_cross_entropy(tau_scale * similarity, report_id=report_id, mask=mask)
+    return symmetric_cross_entropy(tau_scale * similarity, report_id=report_id, mask=mask, together=together)
 
 
 def local_alignment(
@@ -135,6 +142,9 @@ def loss_over_pairs(
 ) -> Tensor | None:
     """`local_loss` of the batch's pairs under a similarity of words and regions, within each group of negatives.
 
+    Where values can be looked at each group is worked out alone, else all pairs are and those of two groups masked:
+    the same number.
+
     Args:
         output: Uses `image.regions`, `text.words` and `text.word_mask`.
         batch: Uses `report_id`, `has_report` and `modality`.
@@ -150,6 +160,10 @@ def loss_over_pairs(
         return None
     words, word_mask = found
     regions, told = output.image.regions, word_mask.any(1)
+    if not layers.readable(told):
+        similarity = compare(regions, words, word_mask)
+        together = together_in(batch, negatives)
+        return local_loss(similarity, tau_scale=tau_scale, report_id=batch.report_id, mask=told, together=together)
 
     def loss_of(rows: Rows) -> Tensor:
         similarity = compare(regions[rows], words[rows], word_mask[rows])

@@ -34,8 +34,8 @@ def report_type(output: Output, batch: Batch) -> Tensor | None:
         target = target.masked_fill(~batch.has_report, UNKNOWN)
     if nobody(target != UNKNOWN):
         return None
-    head = F.cross_entropy(wide(output.text.report_logits), target, ignore_index=UNKNOWN)
-    router = F.cross_entropy(wide(output.text.logits), target, ignore_index=UNKNOWN)
+    head = _over_known(output.text.report_logits, target)
+    router = _over_known(output.text.logits, target)
     return (head + router) / 2
 
 
@@ -51,7 +51,13 @@ def image_modality(output: Output, batch: Batch) -> Tensor | None:
     """
     if batch.modality is None or nobody(batch.modality != UNKNOWN):
         return None
-    return F.cross_entropy(wide(output.image.logits), batch.modality, ignore_index=UNKNOWN)
+    return _over_known(output.image.logits, batch.modality)
+
+
+def _over_known(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean cross-entropy over samples whose target is known; 0 when none is."""
+    total = F.cross_entropy(wide(logits), target, ignore_index=UNKNOWN, reduction="sum")
+    return total / (target != UNKNOWN).sum().clamp_min(1)
 
 
 def router_distillation(output: Output, batch: Batch) -> Tensor | None:
@@ -68,8 +74,8 @@ def router_distillation(output: Output, batch: Batch) -> Tensor | None:
     """
     if output.text is None or nobody(batch.has_report):
         return None
-    target = wide(output.text.logits.detach()).softmax(dim=1)
-    loss = -(target * wide(output.image.logits).log_softmax(dim=1)).sum(dim=1)  # [B]
+    target = output.text.logits.detach().float().softmax(dim=1)
+    loss = -(target * output.image.logits.float().log_softmax(dim=1)).sum(dim=1)  # [B]
     if batch.has_report is None:
         return loss.mean()
     present = batch.has_report.to(loss.dtype)

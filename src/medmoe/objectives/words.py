@@ -37,7 +37,7 @@ def report_words(output: Output, batch: Batch) -> Tensor | None:
 def region_words(output: Output, batch: Batch) -> Tensor | None:
     """`report_words` with what the regions say: some place of the image shows each word.
 
-    Multiple-instance learning with the report as a bag of labels: see `medmoe.model.words_of_regions` for how
+    Multiple-instance learning with the report as a bag of labels: see `medmoe.heads.words.words_of_regions` for how
     regions are pooled. Raising a piece everywhere raises it for every image, so only a place that tells images
     apart lowers the loss, and a word's score is high where its finding is. It needs no negatives, and takes the local
     path off the plateau on which contrastive local losses begin.
@@ -64,6 +64,6 @@ def _bag_of_words(logits: Tensor | None, batch: Batch) -> Tensor | None:
     total = weight.sum(1, keepdim=True)
     target = weight / total.clamp_min(torch.finfo(weight.dtype).tiny)
     counted = total.squeeze(1) > 0
-    if not bool(counted.any()):
+    if nobody(counted):
         return None
-    return -(target * F.log_softmax(wide(logits), dim=1)).sum() / counted.sum()
+    return -(target * F.log_softmax(wide(logits), dim=1)).sum() / counted.sum().clamp_min(1)

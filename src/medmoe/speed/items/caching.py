@@ -14,7 +14,8 @@ from medmoe.caching import backward_in_parts, bounded
 from medmoe.config import RunConfig, override
 from medmoe.data.sources.phantom import PhantomSource
 from medmoe.encoders.pretrained import training
-from medmoe.model import MedVLM, pieces_of
+from medmoe.heads.words import pieces_of
+from medmoe.model import MedVLM
 from medmoe.objectives import total_loss
 from medmoe.recipes.medmoe import tiny
 from medmoe.speed.item import Item, Size, Target, Way

@@ -1,0 +1,1 @@
+"""Heads: what a model says beside its embeddings."""
