@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -17,12 +18,11 @@ from medmoe.build import build_loader, load_model
 from medmoe.config import RunConfig
 from medmoe.encoders.cached_text import CachedText
 from medmoe.errors import ConfigError
-from medmoe.model import MedVLM
 from medmoe.rundir import RunFolder
 from medmoe.step import check_backend, compiled, eager
 from medmoe.train import Interrupted, State, prepare, ready, train_step
-from medmoe.types import Batch, Loss, Output
-from small_runs import Memory, batch_of, built, losses, micro, phantoms, rows, same_weights, stop_at, train
+from medmoe.types import Batch
+from small_runs import TERMS, Memory, batch_of, built, losses, micro, phantoms, rows, same_weights, stop_at, train
 
 BERT = {
     "model_type": "bert",
@@ -259,23 +259,19 @@ def test_augmented_on_the_device_losses_are_those_of_workers_up_to_the_grain(tmp
 # Nothing is read from the device
 
 
-def with_sums_for_losses(model: MedVLM, batch: Batch) -> tuple[Output, Loss]:
-    """The objectives have tests of their own for this."""
-    output = model(batch)
-    assert output.text is not None
-    return output, Loss(output.image.embed.sum() + output.image.regions.sum() + output.text.words.sum(), {})
-
-
-def test_a_step_reads_nothing_from_an_accelerator(tmp_path: Path):
+def test_a_step_of_every_objective_reads_nothing_from_an_accelerator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """On the meta device there are no values: whatever asks for one fails."""
-    state, config = prepared(tmp_path, "train.ema=0.9", "data.augment_on=device")
+    heads = ("model.report_words=true", "model.region_words=true")
+    more = [f"objectives.{name}=1" for name in ("late_interaction", "report_words", "region_words")]
+    state, config = prepared(tmp_path, "train.ema=0.9", "data.augment_on=device", *heads, *more)
     batch = next(iter(build_loader(phantoms(), state.model, config, train=True)))
-    state.forward = with_sums_for_losses
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # meta has none
     state.model.to("meta")
     assert state.average is not None
     state.average.weights = {name: value.to("meta") for name, value in state.average.weights.items()}
     # the fused one has no kernel for meta
     state.optimizer = torch.optim.AdamW(state.model.parameters(), fused=False)
     loss, _, norm = train_step(state, repeated(batch), config, "meta")
+    assert loss.terms.keys() == {*TERMS, "late_interaction", "report_words", "region_words"}
     assert {loss.total.device.type, norm.device.type} == {"meta"}
     assert any(parameter.grad is not None for parameter in state.model.parameters())
