@@ -29,7 +29,7 @@ LEVELS = {
     **dict.fromkeys(["layers", "config", "distributed", "folder", "gate"], 2),
     **dict.fromkeys(["data", "encoders", "experts", "heads"], 3),
     **dict.fromkeys(["model", "objectives", "optim", "checkpoint", "metrics", "rundir", "leaks"], 4),
-    **dict.fromkeys(["tasks", "describe", "caching"], 5),
+    **dict.fromkeys(["tasks", "describe", "caching", "step"], 5),
     **dict.fromkeys(["build", "adapters"], 6),
     **dict.fromkeys(["predictor", "evaluate", "embed", "export", "doubts", "step"], 7),
     **dict.fromkeys(["train", "index", "benchmarks"], 8),

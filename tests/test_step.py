@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -17,12 +18,11 @@ from medmoe.build import build_loader, load_model
 from medmoe.config import RunConfig
 from medmoe.encoders.cached_text import CachedText
 from medmoe.errors import ConfigError
-from medmoe.model import MedVLM
 from medmoe.rundir import RunFolder
 from medmoe.step import check_backend, compiled, eager
 from medmoe.train import Interrupted, State, prepare, ready, train_step
-from medmoe.types import Batch, Loss, Output
-from small_runs import Memory, batch_of, built, losses, micro, phantoms, rows, same_weights, stop_at, train
+from medmoe.types import Batch
+from small_runs import TERMS, Memory, batch_of, built, losses, micro, phantoms, rows, same_weights, stop_at, train
 
 BERT = {
     "model_type": "bert",
@@ -139,9 +139,9 @@ def test_a_compiled_run_trains_validates_resumes_and_saves_as_an_eager_one(tmp_p
     with pytest.raises(Interrupted):
         train(tmp_path / "traced", "train.ema=0.9", *FEW, *TRACED, val=phantoms(seed=3), watch=stop_at(4))
     traced = train(tmp_path / "traced", "train.ema=0.9", *FEW, *TRACED, val=phantoms(seed=3), resume=True)
-    assert losses(tmp_path / "traced") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
+    assert losses(tmp_path / "traced") == pytest.approx(losses(tmp_path / "plain"), rel=1e-3)
     mine, other = (rows(tmp_path / name, "val")[-1] for name in ("plain", "traced"))
-    assert other["loss"] == pytest.approx(mine["loss"], rel=1e-5)
+    assert other["loss"] == pytest.approx(mine["loss"], rel=1e-3)
     assert traced.state_dict().keys() == plain.state_dict().keys()
     assert same_weights(load_model(tmp_path / "traced"), traced)
 
@@ -183,6 +183,11 @@ def test_what_compiling_lacks_is_told_before_the_first_step(
         check_backend("inductor", device)
 
 
+def test_compiling_a_batch_in_parts_is_refused():
+    with pytest.raises(ConfigError, match=r"train\.compile: a batch that goes through the model in parts .*leave one"):
+        compiled(micro(*TRACED, "train.micro_batch=4"), "cpu")
+
+
 def test_an_unknown_backend_is_told():
     with pytest.raises(ConfigError, match=r"train\.compile_backend: unknown backend 'egaer' \(did you mean 'eager'"):
         check_backend("egaer", "cpu")
@@ -192,9 +197,8 @@ def test_an_unknown_backend_is_told():
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs g++")
 def test_inductor_computes_what_the_eager_step_computes(tmp_path: Path):
-    small = ("objectives.local=0", "objectives.report_type=0")
-    plain, config = prepared(tmp_path / "plain", *small)
-    quick, its = prepared(tmp_path / "quick", *small, "train.compile=true")
+    plain, config = prepared(tmp_path / "plain", *FEW)
+    quick, its = prepared(tmp_path / "quick", *FEW, "train.compile=true")
     mine, other = gradients(plain, config), gradients(quick, its)
     for name, value in mine.items():
         torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-5)
@@ -255,23 +259,19 @@ def test_augmented_on_the_device_losses_are_those_of_workers_up_to_the_grain(tmp
 # Nothing is read from the device
 
 
-def with_sums_for_losses(model: MedVLM, batch: Batch) -> tuple[Output, Loss]:
-    """The objectives have tests of their own for this."""
-    output = model(batch)
-    assert output.text is not None
-    return output, Loss(output.image.embed.sum() + output.image.regions.sum() + output.text.words.sum(), {})
-
-
-def test_a_step_reads_nothing_from_an_accelerator(tmp_path: Path):
+def test_a_step_of_every_objective_reads_nothing_from_an_accelerator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """On the meta device there are no values: whatever asks for one fails."""
-    state, config = prepared(tmp_path, *FEW, "train.ema=0.9", "data.augment_on=device")
+    heads = ("model.report_words=true", "model.region_words=true")
+    more = [f"objectives.{name}=1" for name in ("late_interaction", "report_words", "region_words")]
+    state, config = prepared(tmp_path, "train.ema=0.9", "data.augment_on=device", *heads, *more)
     batch = next(iter(build_loader(phantoms(), state.model, config, train=True)))
-    state.forward = with_sums_for_losses
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # meta has none
     state.model.to("meta")
     assert state.average is not None
     state.average.weights = {name: value.to("meta") for name, value in state.average.weights.items()}
     # the fused one has no kernel for meta
     state.optimizer = torch.optim.AdamW(state.model.parameters(), fused=False)
     loss, _, norm = train_step(state, repeated(batch), config, "meta")
+    assert loss.terms.keys() == {*TERMS, "late_interaction", "report_words", "region_words"}
     assert {loss.total.device.type, norm.device.type} == {"meta"}
     assert any(parameter.grad is not None for parameter in state.model.parameters())

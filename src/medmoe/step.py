@@ -49,9 +49,12 @@ def compiled(config: RunConfig, device: str) -> Forward:
     The lengths of reports are declared to vary, so that another length isn't compiled anew.
 
     Raises:
-        ConfigError: If the backend is unknown, or what it needs isn't installed.
+        ConfigError: If the backend is unknown, what it needs isn't installed, or batches go through in parts.
     """
     backend = config.train.compile_backend
+    if config.train.micro_batch is not None:
+        what = "a batch that goes through the model in parts (train.micro_batch) isn't compiled"
+        raise ConfigError(what, where="train.compile", remedy="leave one of the two out")
     check_backend(backend, device)
     run = torch.compile(eager(config, device), backend=backend)
 

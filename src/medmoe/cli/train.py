@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medmoe.cli.common import Columns, Device, Settings, check_device, console, open_data, pairs_of, recipe_of, say
 from medmoe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from medmoe.data.sources.base import Source
+    from medmoe.model import MedVLM
+    from medmoe.rundir import RunFolder
 
 
 def train(
@@ -43,7 +48,6 @@ def train(
     """Train a recipe on images and their reports."""
     from medmoe.progress import Progress
     from medmoe.rundir import RunFolder, command_line
-    from medmoe.summary import gallery, write_run_report
     from medmoe.train import fit
 
     flags = {
@@ -79,6 +83,13 @@ def train(
             progress(row)
 
         model = fit(config, train=train, val=val, run=run, init=parts, device=device, watch=watch)
+    _tell_result(run, model, val)
+
+
+def _tell_result(run: RunFolder, model: MedVLM, val: Source | None) -> None:
+    """Write the run's report, and say what was left out and where all is."""
+    from medmoe.summary import gallery, write_run_report
+
     if run.quarantine.is_file():
         count = len(run.quarantine.read_text(encoding="utf-8").splitlines())
         say(f"bad samples skipped: {count}, listed in {run.quarantine}")

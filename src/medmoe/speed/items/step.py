@@ -258,7 +258,7 @@ ITEMS = (
         name="tiny-step-bf16",
         about="a training step of the recipe tiny (64 px, batch 64) under bf16 autocast, and in float32",
         ways=_precisions,
-        targets=[Target("time", 0.9)],
+        targets=[Target("time", 0.8)],
         unit=("images", 64),
     ),
     Item(
