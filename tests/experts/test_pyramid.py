@@ -70,6 +70,13 @@ def test_coarse_levels_pass_the_block_at_their_own_size_when_they_are_brought_to
     assert not torch.allclose(features[3], first.features(levels)[3])
 
 
+def test_a_level_of_one_place_is_brought_to_the_grid_first_so_that_one_image_can_be_normalised():
+    levels = pyramid(batch=1, size=32)  # sides 8, 4, 2, 1; a group of the norm is one channel
+    made = [PyramidExpert(CHANNELS, width=8, grid=4, levels=(3,), upsample=when) for when in ("first", "last")]
+    made[1].load_state_dict(made[0].state_dict())
+    torch.testing.assert_close(made[1](levels), made[0](levels))
+
+
 def test_interpolation_keeps_places_in_two_dimensions():
     expert = PyramidExpert((1,), width=1, grid=8, levels=(0,), layers=0)
     torch.nn.init.ones_(expert.project[0].weight)
