@@ -19,7 +19,7 @@ ARRANGEMENTS = {
     "shared and special": ("model.experts.shared=1", "model.experts.zero=true", "model.special_projection=true"),
     "two each": ("model.router.selection=top_k", "model.router.k=2"),
     "low-rank": ("model.experts.shared=1", "model.experts.rank=2"),
-    "straight through": ("model.router.gradient=straight_through", "model.experts.levels=[0,1,2,3]"),
+    "straight through": ("model.router.gradient=straight_through", "model.experts.levels=[0,1,2]"),
     "batch norms outside the experts": ("model.vision.norm=batch", "model.pool=pyramid", "model.pool_norm=batch"),
 }
 
