@@ -19,7 +19,7 @@ ARRANGEMENTS = {
     "shared and special": ("model.experts.shared=1", "model.experts.zero=true", "model.special_projection=true"),
     "two each": ("model.router.selection=top_k", "model.router.k=2"),
     "low-rank": ("model.experts.shared=1", "model.experts.rank=2"),
-    "straight through": ("model.router.gradient=straight_through", "model.experts.levels=[0,1,2,3]"),
+    "straight through": ("model.router.gradient=straight_through", "model.experts.levels=[0,1,2]"),
     "batch norms outside the experts": ("model.vision.norm=batch", "model.pool=pyramid", "model.pool_norm=batch"),
 }
 
@@ -55,9 +55,9 @@ def learnt(model: MedVLM, made: Output) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("name", ARRANGEMENTS)
-def test_a_training_forward_is_one_graph_that_equals_the_eager_one(name: str):
-    model = built(*ARRANGEMENTS[name]).train()
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_a_training_forward_is_one_graph_that_equals_the_eager_one(arrangement: str):
+    model = built(*ARRANGEMENTS[arrangement]).train()
     batch = batch_of(model)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     for given in (batch, turned(batch)):
@@ -65,8 +65,10 @@ def test_a_training_forward_is_one_graph_that_equals_the_eager_one(name: str):
         torch.testing.assert_close(got.image.regions, want.image.regions, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(got.image.embed, want.image.embed)
         torch.testing.assert_close(got.text.words, want.text.words)
-        for one, other in zip(learnt(model, got).values(), learnt(model, want).values(), strict=True):
-            assert float((one - other).norm()) <= 1e-3 * (float(other.norm()) + 1e-2)
+        own, eager = learnt(model, got), learnt(model, want)
+        whole = max(float(value.norm()) for value in eager.values())
+        for name, value in eager.items():
+            assert float((own[name] - value).norm()) <= 1e-3 * float(value.norm()) + 1e-5 * whole, name
 
 
 def test_other_groups_of_images_need_no_other_graph():

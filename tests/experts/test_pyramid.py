@@ -54,6 +54,29 @@ def test_projecting_before_resampling_equals_projecting_after():
     torch.testing.assert_close(features[:, 1], coarse, atol=1e-5, rtol=1e-4)
 
 
+def test_coarse_levels_pass_the_block_at_their_own_size_when_they_are_brought_to_the_grid_last():
+    expert, levels = PyramidExpert(CHANNELS, width=8, grid=4, upsample="last"), pyramid()  # sides 16, 8, 4, 2
+    sizes = []
+    expert.block.register_forward_hook(lambda _m, args, _o: sizes.append(tuple(args[0].shape)))
+    features = expert.features(levels)
+    assert sizes == [(6, 8, 4, 4), (2, 8, 2, 2)]  # three levels at the grid together, the coarsest alone
+    by_hand = expert.block(expert.project[3](levels.levels[3]))
+    by_hand = F.interpolate(by_hand, size=(4, 4), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(features[3], by_hand)
+    first = PyramidExpert(CHANNELS, width=8, grid=4)
+    first.load_state_dict(expert.state_dict())
+    for level in range(3):
+        torch.testing.assert_close(features[level], first.features(levels)[level], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(features[3], first.features(levels)[3])
+
+
+def test_a_level_of_one_place_is_brought_to_the_grid_first_so_that_one_image_can_be_normalised():
+    levels = pyramid(batch=1, size=32)  # sides 8, 4, 2, 1; a group of the norm is one channel
+    made = [PyramidExpert(CHANNELS, width=8, grid=4, levels=(3,), upsample=when) for when in ("first", "last")]
+    made[1].load_state_dict(made[0].state_dict())
+    torch.testing.assert_close(made[1](levels), made[0](levels))
+
+
 def test_interpolation_keeps_places_in_two_dimensions():
     expert = PyramidExpert((1,), width=1, grid=8, levels=(0,), layers=0)
     torch.nn.init.ones_(expert.project[0].weight)
@@ -125,6 +148,8 @@ def test_an_image_does_not_depend_on_its_group_with_group_norm():
         ({"conv": "densse"}, "did you mean 'dense'"),
         ({"norm": "instance"}, "unknown norm 'instance'"),
         ({"interpolation": "flatened"}, "did you mean 'flattened'"),
+        ({"upsample": "lst"}, "did you mean 'last'"),
+        ({"upsample": "last", "norm": "batch"}, "upsample=last with norm=batch"),
     ],
 )
 def test_wrong_options_say_what_is_allowed(options, message):

@@ -136,7 +136,8 @@ class PyramidExpert(nn.Module):
             mapped: Tensor = project(self.resample(level, self.grid))
             return mapped
         mapped = project(level)
-        return mapped if self.upsample == "last" else self.resample(mapped, self.grid)
+        several = mapped.shape[-2] * mapped.shape[-1] > 1  # of a single place a group norm may have a single value
+        return mapped if self.upsample == "last" and several else self.resample(mapped, self.grid)
 
     def scale_attention(self, features: Sequence[Tensor]) -> Tensor:
         """Give β [B, L, G, G] of every F(l) [B, D, G, G]: sums to one over the levels at every location."""
