@@ -19,7 +19,8 @@ LEAST = 1 << 21  # multiply-adds below which a product is left to torch
 @functools.cache
 def _there() -> bool:
     wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    return wide and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return wide and there and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def product(rows: Tensor, others: Tensor) -> Tensor:
