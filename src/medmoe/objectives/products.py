@@ -13,7 +13,7 @@ import functools
 import torch
 from torch import Tensor
 
-LEAST = 1 << 21  # multiply-adds below which a product is left to torch
+LEAST = 1 << 24  # multiply-adds below which a product is left to torch: a new shape would cost more than it saves
 
 
 @functools.cache
