@@ -43,7 +43,9 @@ NAME = re.compile(r"(?<![\w/.`-])`?(medmoe(?:\.[A-Za-z_]\w*)+)")
 SETTING = re.compile(r"""--set ['"]?([\w.]+)=""")
 MAP = re.compile(r"(?<=<!-- map -->\n).*?(?=<!-- /map -->)", re.S)
 # In the order of imports, each package as a whole.
-ORDER = "errors types modalities layers folder gate config data encoders experts heads model objectives optim checkpoint"
+ORDER = (
+    "errors types modalities layers folder gate config data encoders experts heads model objectives optim checkpoint"
+)
 ORDER += (
     " metrics rundir leaks tasks describe caching step build adapters predictor evaluate embed export doubts index"
     " benchmarks train recipes doctor progress report summary ablation holdout speed cli"

@@ -5,10 +5,12 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
+from medmoe import layers
 from medmoe.errors import ConfigError, ModelError
 from medmoe.experts.router import image_statistics
-from medmoe.model import MAX_LOGIT_SCALE, POOLS, MedVLM
+from medmoe.model import MAX_LOGIT_SCALE, POOLS, MedVLM, OverRegions, words_of_regions
 from medmoe.types import Batch, Pyramid, Tokens
 from small_runs import batch_of, built, changed, phantoms
 
@@ -260,3 +262,40 @@ def test_a_word_is_what_it_says_in_its_report_and_what_names_regions():
             pieces = tokens.ids[row][tokens.word[row] == word]
             named = model.region_words.weight[pieces].sum(dim=0)
             torch.testing.assert_close(words[row, word], alone[row, word] + named)
+
+
+def test_words_of_regions_are_the_same_in_parts_kept_or_not_and_where_values_can_not_be_looked_at(monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    head = nn.Linear(5, 9).double()
+    regions = torch.randn(6, 5, 2, 3, generator=draw, dtype=torch.float64, requires_grad=True)
+    ids = torch.tensor([[1, 5, 5, 3], [1, 2, 8, 0]])
+    tokens = Tokens(ids, ids > 0, ids, ids > 0)
+
+    def found():
+        said = words_of_regions(head, regions, tokens)
+        weight = torch.linspace(-1, 2, said.numel(), dtype=said.dtype).view_as(said)
+        held = said > -1e29
+        return (said, *torch.autograd.grad((said[held] * weight[held]).sum(), (regions, head.weight, head.bias)))
+
+    whole = found()
+    said = torch.einsum("bdyx,pd->bpyx", regions, head.weight) + head.bias[:, None, None]
+    held = [1, 2, 3, 5, 8]
+    torch.testing.assert_close(whole[0][:, held], said.flatten(2).logsumexp(2)[:, held])
+    assert (whole[0][:, [0, 4, 6, 7]] == -1e30).all()
+    for setting in ({"TILE": 60}, {"KEPT": 0}, {"TILE": 60, "KEPT": 0}, {}):
+        with monkeypatch.context() as patch:
+            patch.setattr(layers, "readable", lambda ids, packed=bool(setting): packed)
+            for name, value in setting.items():
+                patch.setattr(
+                    *((layers, name, lambda ids: False) if name == "readable" else (OverRegions, name, value))
+                )
+            for got, expected in zip(found(), whole, strict=True):
+                torch.testing.assert_close(got, expected)
+
+
+def test_words_of_regions_read_nothing_from_a_device():
+    head = nn.Linear(5, 9, device="meta")
+    ids = torch.ones(2, 3, dtype=torch.long, device="meta")
+    said = words_of_regions(head, torch.ones(2, 5, 2, 2, device="meta"), Tokens(ids, ids > 0, ids, ids > 0))
+    said.sum().backward()
+    assert said.shape == (2, 9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -78,3 +79,9 @@ def readable(value: Tensor) -> bool:
     Where they can, what is absent is left out. Elsewhere shapes don't hang on values, and what is absent is masked.
     """
     return value.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def without_autocast(value: Tensor) -> AbstractContextManager[object]:
+    """Switch autocast off for a tensor's device, where the device has it."""
+    kind = value.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()

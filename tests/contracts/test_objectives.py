@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from medmoe import layers
 from medmoe.errors import ConfigError
 from medmoe.objectives import OBJECTIVES, total_loss
 from medmoe.types import Batch, ImageEmbedding, Output, Routing, TextEmbedding, Tokens
@@ -167,3 +168,57 @@ def test_a_total_of_nothing_is_zero():
 def test_unknown_names_are_refused_with_the_nearest(weights, options, message):
     with pytest.raises(ConfigError, match=message):
         total_loss(_output(), _batch(), weights, options)
+
+
+@each
+@pytest.mark.parametrize("negatives", ["batch", "modality"])
+def test_it_is_the_same_where_values_can_not_be_looked_at(name, negatives, monkeypatch):
+    options = {"negatives": negatives} if name in ("local", "late_interaction") else {}
+    found = []
+    for readable in (True, False):
+        monkeypatch.setattr(layers, "readable", lambda value, readable=readable: readable)
+        output = _output()
+        loss = OBJECTIVES[name](output, _batch(), **options)
+        loss.backward()
+        leaves = [_get(output, path) for path in INPUTS]
+        found.append([loss, *(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves)])
+    for looked, blind in zip(*found, strict=True):
+        torch.testing.assert_close(blind, looked, atol=1e-6, rtol=1e-5)
+
+
+@each
+@pytest.mark.parametrize("negatives", ["batch", "modality"])
+def test_it_reads_nothing_from_a_device(name, negatives):
+    options = {"negatives": negatives, "chunk": 2} if name in ("local", "late_interaction") else {}
+    output = _on(_output(), "meta")  # where whatever would wait for a value raises
+    loss = OBJECTIVES[name](output, _batch().to("meta"), **options)
+    loss.backward()
+    assert loss.shape == ()
+    assert loss.device.type == "meta"
+
+
+@each
+def test_where_values_can_not_be_looked_at_nothing_to_learn_from_is_zero(name, monkeypatch):
+    monkeypatch.setattr(layers, "readable", lambda value: False)
+    nobody = dataclasses.replace(_batch(), has_report=torch.zeros(B, dtype=torch.bool), modality=torch.full((B,), -1))
+    loss = OBJECTIVES[name](_output(), nobody)
+    loss.backward()
+    assert loss.item() == 0
+
+
+def _get(value, path):
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _on(value, device):
+    moved = {}
+    for field in dataclasses.fields(value):
+        part = getattr(value, field.name)
+        if isinstance(part, torch.Tensor):
+            part = part.detach().to(device).requires_grad_(part.requires_grad)
+        elif dataclasses.is_dataclass(part):
+            part = _on(part, device)
+        moved[field.name] = part
+    return dataclasses.replace(value, **moved)

@@ -5,9 +5,10 @@ import torch
 from reference import gradients, late_interaction_loop, local_inputs
 
 from medmoe.errors import ConfigError
-from medmoe.objectives import late_interaction_similarity
+from medmoe.objectives import late_interaction_similarity, tiles, word_region_similarity
 from medmoe.objectives.late_interaction import late_interaction
 from medmoe.objectives.local import local_loss
+from medmoe.speed.plain.late import every_cosine
 from medmoe.types import Batch, ImageEmbedding, Output, Routing, TextEmbedding
 
 
@@ -123,3 +124,40 @@ def test_regions_that_only_cancel_what_others_have_too_much_of_are_no_evidence()
     sharp = late_interaction_similarity(images, word, mask, tau_region=1000.0)[:, 0]
     assert sharp[1] == pytest.approx(sharp[0].item(), abs=1e-3)
     assert sharp[0] == pytest.approx(1 / math.sqrt(2), abs=1e-3)
+
+
+@pytest.mark.parametrize("chunk", [None, 2, 5])
+@pytest.mark.parametrize("tile", [1, 9, 1 << 19])
+def test_values_and_gradients_are_those_of_all_cosines_at_once_whatever_the_tiles(tile, chunk, monkeypatch):
+    monkeypatch.setattr(tiles, "TILE", tile)
+    regions, words, mask = local_inputs(5, 4, 3, (3, 0, 1, 5), dtype=torch.float64)
+    whole = every_cosine(regions.flatten(2), words, mask)
+    ours = late_interaction_similarity(regions, words, mask, chunk=chunk)
+    torch.testing.assert_close(ours, whole, atol=1e-12, rtol=1e-12)
+    for got, expected in zip(gradients(ours, regions, words), gradients(whole, regions, words), strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-11, rtol=1e-10)
+
+
+def test_half_precision_is_computed_in_float32_and_gets_its_gradient_in_kind():
+    regions, words, mask = local_inputs()
+    half = [regions.detach().bfloat16().requires_grad_(), words.detach().bfloat16().requires_grad_()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        similarity = late_interaction_similarity(*half, mask)
+    assert similarity.dtype == torch.float32
+    torch.testing.assert_close(similarity, late_interaction_similarity(half[0].float(), half[1].float(), mask))
+    assert all(gradient.dtype == torch.bfloat16 for gradient in gradients(similarity, *half))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compare", [late_interaction_similarity, word_region_similarity])
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_a_gpu_gives_what_the_cpu_gives(compare, chunk):
+    regions, words, mask = local_inputs(5, 8, 3, (3, 0, 1, 5))
+    there = [value.detach().cuda().requires_grad_() for value in (regions, words)]
+    expected, got = compare(regions, words, mask), compare(*there, mask.cuda(), chunk=chunk)
+    torch.testing.assert_close(got.cpu(), expected, atol=1e-4, rtol=1e-4)
+    weight = torch.linspace(-1, 2, got.numel()).view_as(expected)
+    for one, other in zip(
+        torch.autograd.grad((got * weight.cuda()).sum(), there), gradients(expected, regions, words), strict=True
+    ):
+        torch.testing.assert_close(one.cpu(), other, atol=1e-3, rtol=1e-3)

@@ -41,7 +41,7 @@ def info_nce(
     True
     """
     image, text = F.normalize(layers.wide(image_embed), dim=-1), F.normalize(layers.wide(text_embed), dim=-1)
-    with torch.autocast(image.device.type, enabled=False):
+    with layers.without_autocast(image):
         return symmetric_cross_entropy(logit_scale * (image @ text.T), report_id=report_id, mask=mask)
 
 

@@ -55,7 +55,7 @@ def late_interaction_similarity(
     if not tau_region > 0:
         raise ConfigError(f"tau_region is {tau_region}; a sharpness is above 0")
     wide = torch.float64 if regions.dtype == torch.float64 else torch.float32
-    with torch.autocast(regions.device.type, enabled=False):
+    with layers.without_autocast(regions):
         rows = F.normalize(regions.to(wide).flatten(2).transpose(1, 2).contiguous(), dim=2)  # [Bi, M, D]
         if layers.readable(word_mask):
             flat = F.normalize(words.to(wide)[word_mask], dim=1)  # [W, D], the words of all reports one after another
@@ -99,7 +99,7 @@ class _Best(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, flat, *kept = ctx.saved_tensors
         d_rows, d_flat = rows.new_zeros(rows.shape), torch.zeros_like(flat)
-        with torch.autocast(rows.device.type, enabled=False):
+        with layers.without_autocast(rows):
             for place, (images, part) in enumerate(_tiles(rows, flat, ctx.chunk)):
                 attention = kept[place] if kept else _attend(rows[images], flat[part], ctx.tau)[0]
                 slope = (attention * grad[images, part][:, None]).flatten(0, 1)  # [I·M, w]

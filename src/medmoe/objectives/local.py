@@ -196,7 +196,7 @@ def within_report_loss(regions: Tensor, words: Tensor, word_mask: Tensor, *, tau
         [] float32 loss (float64 for float64 inputs), 0 when there is no word.
     """
     wide = torch.float64 if regions.dtype == torch.float64 else torch.float32
-    with torch.autocast(regions.device.type, enabled=False):
+    with layers.without_autocast(regions):
         grid = regions.to(wide).flatten(2)  # [B, D, M]
         real = words.to(wide).masked_fill(~word_mask[:, :, None], 0.0)  # [B, N, D]
         attention = torch.softmax(real @ grid / tau, dim=2)  # [B, N, M]

@@ -13,13 +13,14 @@ import functools
 import torch
 from torch import Tensor
 
-LEAST = 1 << 21  # multiply-adds below which a product is left to torch
+LEAST = 1 << 24  # multiply-adds below which a product is left to torch: a new shape would cost more than it saves
 
 
 @functools.cache
 def _there() -> bool:
     wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    return wide and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return wide and there and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def product(rows: Tensor, others: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class TiledSimilarity(torch.autograd.Function):
         """Similarities [Bi, Bj]; keeps tiles for the backward pass when asked and when there are no chunks."""
         similarity = words.new_zeros(len(grid), len(words))
         keep = keep_gradient and chunk is None
-        with torch.autocast(grid.device.type, enabled=False):
+        with layers.without_autocast(grid):
             groups = _groups(words, word_mask, grid.shape[2], chunk)
             scratch = _scratch(grid, words, groups)
             tiles: list[_Tile] = []
@@ -105,7 +105,7 @@ class TiledSimilarity(torch.autograd.Function):
         d_grid, d_words = torch.empty_like(grid), torch.zeros_like(words)
         d_groups = [torch.zeros_like(group.words) for group in groups]
         scratch = _scratch(grid, words, groups)
-        with torch.autocast(grid.device.type, enabled=False):
+        with layers.without_autocast(grid):
             for images in _blocks(grid, groups):
                 block, gram = _regions(grid[images], words.dtype)
                 d_block = torch.zeros_like(block)

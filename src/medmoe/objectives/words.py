@@ -59,7 +59,7 @@ def _bag_of_words(logits: Tensor | None, batch: Batch) -> Tensor | None:
     held = tokens.mask if batch.has_report is None else tokens.mask & batch.has_report[:, None]
     present = torch.zeros_like(logits, dtype=torch.float32)
     present.scatter_reduce_(1, tokens.ids, held.float(), reduce="amax")  # [B, V], 1 where the report has the piece
-    reports = held.any(1).sum()
+    reports = held.any(1).sum().clamp_min(1)
     weight = present * torch.log(reports / present.sum(0).clamp_min(1))
     total = weight.sum(1, keepdim=True)
     target = weight / total.clamp_min(torch.finfo(weight.dtype).tiny)
