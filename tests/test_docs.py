@@ -45,8 +45,8 @@ MAP = re.compile(r"(?<=<!-- map -->\n).*?(?=<!-- /map -->)", re.S)
 # In the order of imports, each package as a whole.
 ORDER = "errors types modalities layers folder gate config data encoders experts model objectives optim checkpoint"
 ORDER += (
-    " metrics rundir leaks tasks describe build adapters predictor evaluate embed doubts benchmarks"
-    " train recipes doctor progress report summary ablation holdout cli"
+    " metrics rundir leaks tasks describe caching build adapters predictor evaluate embed doubts benchmarks"
+    " train recipes doctor progress report summary ablation holdout speed cli"
     " __main__"
 )
 

@@ -221,7 +221,9 @@ class _Whole:
         if rows.start == 0:
             self.output = over_tensors(
                 output,
-                lambda value: value.detach().clone() if value.ndim == 0 else value.new_empty(self.samples, *value.shape[1:]),
+                lambda value: (
+                    value.detach().clone() if value.ndim == 0 else value.new_empty(self.samples, *value.shape[1:])
+                ),
             )
         for into, value in zip(tensors_of(self.output), tensors_of(output), strict=True):
             if value.ndim > 0:

@@ -73,9 +73,7 @@ class _InChunks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, grid: Tensor, flat: Tensor, owner: Tensor, reports: int, tau: float, chunk: int
-    ) -> Tensor:
+    def forward(ctx: Any, grid: Tensor, flat: Tensor, owner: Tensor, reports: int, tau: float, chunk: int) -> Tensor:
         """Keeps nothing for the backward pass but what it was given."""
         total = grid.new_zeros(len(grid), reports)
         for rows, logits in _logits(grid, flat, tau, chunk):

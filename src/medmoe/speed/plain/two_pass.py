@@ -10,9 +10,7 @@ from torch import nn
 from medmoe.types import Batch, Loss, Output, over_tensors, tensors_of
 
 
-def two_pass(
-    model: nn.Module, batch: Batch, parts: Sequence[Batch], loss_of: Callable[[Output, Batch], Loss]
-) -> None:
+def two_pass(model: nn.Module, batch: Batch, parts: Sequence[Batch], loss_of: Callable[[Output, Batch], Loss]) -> None:
     """Add a batch's gradients to a model's parameters (Gao et al., 2021), each part run twice from end to end.
 
     Args:
