@@ -198,8 +198,8 @@ class TrainConfig(Config):
         warmup: Share of the steps with rising rate; then cosine to zero.
         clip: Largest gradient norm.
         accum_freq: Batches of a step; adds no negatives.
-        micro_batch: Images that are on the device with their activations at a time; the loss and its gradient stay those
-            of the whole batch. None: all of the batch.
+        micro_batch: Images that are on the device with their activations at a time; loss and gradient stay those of the
+            whole batch. None: all of the batch.
         precision: fp32 or bf16 (autocast).
         ema: Decay of an averaged copy of the weights that is evaluated and saved, or None.
         grow_at: Share of the steps after which growing experts part.

@@ -34,7 +34,8 @@ def pool_pyramid(pyramid: Pyramid) -> Tensor:
 
 def pieces_of(tokens: Tokens) -> Tensor:
     """List the word pieces that reports have, [P] int64."""
-    return torch.unique(tokens.ids[tokens.mask])
+    held: Tensor = torch.unique(tokens.ids[tokens.mask])
+    return held
 
 
 def words_of_regions(head: nn.Linear, regions: Tensor, held: Tensor) -> Tensor:
