@@ -102,7 +102,7 @@ def bounded(options: Mapping[str, Mapping[str, Any]], output: Output) -> dict[st
     reports, words = output.text.word_mask.shape
     places = grid[0] * grid[1]
     room = CACHE if output.text.word_mask.device.type == "cpu" else ROOM
-    # numbers for each report, or each word, that a chunk counts; how many of those there are; how many numbers may be held
+    # numbers for each report or word of a chunk; how many of those there are; how many numbers may be held
     needs = {
         "local": (images * words * places, reports, ROOM),  # on a CPU in tiles, whatever the chunk
         "late_interaction": (images * places, reports * words, room),

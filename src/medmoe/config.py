@@ -209,8 +209,8 @@ class TrainConfig(Config):
         warmup: Share of the steps with rising rate; then cosine to zero.
         clip: Largest gradient norm.
         accum_freq: Batches of a step; adds no negatives.
-        micro_batch: Images that are on the device with their activations at a time; the loss and its gradient stay those
-            of the whole batch. None: all of the batch.
+        micro_batch: Images that are on the device with their activations at a time; loss and gradient stay those of the
+            whole batch. None: all of the batch.
         precision: fp32 or bf16 (autocast).
         compile: Whether forward and objectives go through torch.compile.
         compile_backend: What compiles them: inductor, or another of torch's, such as eager, which only traces.
