@@ -200,8 +200,11 @@ def test_inductor_computes_what_the_eager_step_computes(tmp_path: Path):
     plain, config = prepared(tmp_path / "plain", *FEW)
     quick, its = prepared(tmp_path / "quick", *FEW, "train.compile=true")
     mine, other = gradients(plain, config), gradients(quick, its)
-    for name, value in mine.items():
-        torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-5)
+    assert mine.keys() <= other.keys()
+    unread = [other[name] for name in other.keys() - mine.keys()]  # nothing reads the regions: zeros for no gradient
+    assert all((value == 0).all() for value in unread)
+    one, two = (torch.cat([grads[name].flatten() for name in mine]) for grads in (mine, other))
+    assert float((one - two).norm() / one.norm()) < 1e-4  # sums in another order
 
 
 # bf16

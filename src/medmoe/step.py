@@ -46,7 +46,8 @@ def eager(config: RunConfig, device: str) -> Forward:
 def compiled(config: RunConfig, device: str) -> Forward:
     """Give the same through torch.compile, which leaves the model as it is: its weights' names, its eager forward.
 
-    The lengths of reports are declared to vary, so that another length isn't compiled anew.
+    The lengths of reports are declared to vary, so that another length isn't compiled anew. What no loss reads may get
+    a gradient of zeros where it has none in the eager step, and then decays.
 
     Raises:
         ConfigError: If the backend is unknown, what it needs isn't installed, or batches go through in parts.
