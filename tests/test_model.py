@@ -10,7 +10,8 @@ from torch import nn
 from medmoe import layers
 from medmoe.errors import ConfigError, ModelError
 from medmoe.experts.router import image_statistics
-from medmoe.model import MAX_LOGIT_SCALE, POOLS, MedVLM, OverRegions, words_of_regions
+from medmoe.heads.words import OverRegions, words_of_regions
+from medmoe.model import MAX_LOGIT_SCALE, POOLS, MedVLM
 from medmoe.types import Batch, Pyramid, Tokens
 from small_runs import batch_of, built, changed, phantoms
 
