@@ -25,7 +25,7 @@ TREES = {name: ast.parse(text) for name, text in TEXTS.items()}
 # Each file or package of medmoe/ and its level; one imports only from levels below its own.
 LEVELS = {
     "errors": 0,
-    **dict.fromkeys(["types", "modalities"], 1),
+    **dict.fromkeys(["types", "modalities", "products"], 1),
     **dict.fromkeys(["layers", "config", "distributed", "folder", "gate"], 2),
     **dict.fromkeys(["data", "encoders", "experts", "heads"], 3),
     **dict.fromkeys(["model", "objectives", "optim", "checkpoint", "metrics", "rundir", "leaks"], 4),

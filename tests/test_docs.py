@@ -44,7 +44,8 @@ SETTING = re.compile(r"""--set ['"]?([\w.]+)=""")
 MAP = re.compile(r"(?<=<!-- map -->\n).*?(?=<!-- /map -->)", re.S)
 # In the order of imports, each package as a whole.
 ORDER = (
-    "errors types modalities layers folder gate config data encoders experts heads model objectives optim checkpoint"
+    "errors types modalities products layers folder gate config data encoders experts heads model objectives optim"
+    " checkpoint"
 )
 ORDER += (
     " metrics rundir leaks tasks describe caching step build adapters predictor evaluate embed export doubts index"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from medmoe.encoders.pretrained import LoadReport, load_matching
 from medmoe.errors import ModelError, unknown
+from medmoe.layers import quicken
 from medmoe.types import TextFeatures, Tokens
 
 
@@ -242,6 +243,7 @@ class HFText(nn.Module):
         if pool not in POOLS:
             raise ModelError(unknown("pool", pool, POOLS))
         self.model, settings = _create(config)
+        quicken(self.model)
         if not 1 <= last_layers <= settings.num_hidden_layers:
             raise ModelError(f"last_layers is {last_layers}; the text encoder has {settings.num_hidden_layers} layers")
         self.last_layers, self.pool, self.frozen = last_layers, pool, frozen

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from medmoe.encoders.descriptor import Descriptor
 from medmoe.encoders.pretrained import LoadReport, load_matching
 from medmoe.errors import ModelError, unknown
-from medmoe.layers import NORMS
+from medmoe.layers import NORMS, quicken
 from medmoe.types import Pyramid
 
 
@@ -196,6 +196,7 @@ class TimmPyramid(nn.Module):
             raise ModelError("pretrained and checkpoint exclude each other", remedy="give one of them")
         self.name = SHORT_NAMES.get(name, name)
         self.backbone = _create(self.name, image_size=image_size, pretrained=pretrained, drop_path=drop_path)
+        quicken(self.backbone)
         if recompute:
             _refuse_batch_norms(self.backbone)
             _recompute(self.backbone)

@@ -16,7 +16,7 @@ from medmoe.errors import ConfigError
 from medmoe.objectives import tiles
 from medmoe.objectives.groups import check_negatives
 from medmoe.objectives.local import loss_over_pairs
-from medmoe.objectives.products import product
+from medmoe.products import product
 from medmoe.types import Batch, Output
 
 

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from medmoe import layers
 from medmoe.objectives.contrastive import NEVER
 from medmoe.objectives.groups import Rows
-from medmoe.objectives.products import product, products
+from medmoe.products import product, products
 
 EPS = 1e-8  # below this length a word or context has no direction: its cosine is 0 and passes no gradient
 TILE = 1 << 19  # numbers of one tile on CPU: 2 MiB in float32, the fastest of 2^16 to 2^20

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from medmoe.data.preprocess import Preprocess
 from medmoe.data.sources.phantom import PhantomSource
 from medmoe.export import export_onnx, session
+from medmoe.layers import quicken
 from medmoe.model import MedVLM
 from medmoe.recipes.models import create_model
 from medmoe.speed.item import Call, Item, Size, Target, Way
@@ -100,8 +101,9 @@ def _int8(model: MedVLM) -> Callable[[Tensor], Tensor]:
     """Quantise the weights of linear layers to 8 bits, and their inputs as they come (dynamic quantisation)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that torchao will take its place
+        plain = quicken(copy.deepcopy(model.vision), quick=False)  # only torch's own linear layers are quantised
         vision = torch.ao.quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
-            model.vision, {nn.Linear}, dtype=torch.qint8
+            plain, {nn.Linear}, dtype=torch.qint8
         )
     return _eager(_with_vision(model, vision))
 

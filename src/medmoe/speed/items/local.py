@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from medmoe.heads.words import words_of_regions
 from medmoe.objectives import late_interaction_similarity, word_region_similarity
-from medmoe.objectives.products import product
+from medmoe.products import product
 from medmoe.speed.item import Call, Item, Size, Target, Way
 from medmoe.speed.plain.captions import caption_loop
 from medmoe.speed.plain.late import every_cosine, every_piece
