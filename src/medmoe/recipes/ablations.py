@@ -178,6 +178,8 @@ def _path(**changes: object) -> tuple[str, ...]:
     return tuple(f"model.experts.{key}={_json(value)}" for key, value in whole.items())
 
 
+_WIDE = {"grid": 16, "levels": [0, 1, 2, 3], "kernel": 3, "conv": "separable"}
+
 LOCAL_PATH = Ablation(
     about="How fine, wide and deep a local path is worth its cost?",
     recipe="tiny",
@@ -194,6 +196,12 @@ LOCAL_PATH = Ablation(
         "kernel_3": Arm("3×3 convolutions: a region sees its neighbours", _path(kernel=3)),
         "separable_3": Arm(
             "3×3 convolutions of each channel by itself, then 1×1", _path(kernel=3, conv="separable"), "kernel_3"
+        ),
+        "wide": Arm(
+            "16×16 regions, all levels, separable 3×3: the shape of the recipe medmoe", _path(**_WIDE, upsample="first")
+        ),
+        "wide_last": Arm(
+            "the same, coarse levels passing the block at their own size", _path(**_WIDE, upsample="last"), "wide"
         ),
     },
 )
