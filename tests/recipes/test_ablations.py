@@ -66,7 +66,7 @@ def test_arms_are_held_against_arms_of_their_grid_and_no_two_are_the_same(grid: 
 def test_arms_of_the_local_path_differ_in_one_setting_from_what_they_are_held_against():
     grid = ABLATIONS["local_path"]
     for name, arm in grid.arms.items():
-        if name != grid.reference:
+        if name not in (grid.reference, "wide"):  # wide is another recipe's shape, there for wide_last
             other = grid.arms[arm.against or grid.reference]
             assert len(set(arm.settings) - set(other.settings)) == 1, name
 
