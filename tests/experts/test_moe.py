@@ -155,3 +155,23 @@ def test_a_special_projection_starts_at_zero_and_moves_only_what_was_chosen():
     assert (mapped == 0).all()
     mapped.sum().backward()
     assert [one.weight.grad is None for one in projection.maps] == [False, True, False]
+
+
+@pytest.mark.parametrize("interpolation", ["grid", "flattened"])
+def test_levels_averaged_once_for_all_experts_give_what_each_expert_gives_by_itself(interpolation: str):
+    torch.manual_seed(0)
+    experts = [PyramidExpert((3, 5), width=4, grid=4, levels=(0, 1), interpolation=interpolation) for _ in range(3)]
+    levels = (torch.randn(5, 3, 8, 8, requires_grad=True), torch.randn(5, 5, 2, 2, requires_grad=True))
+    chosen = torch.tensor([0, 1, 1, 0, 0])
+    mixture = MixtureOfExperts(experts[:1], experts[1:])
+    routing = Routing(logits=torch.zeros(5, 2), expert=chosen[:, None], weight=torch.ones(5, 1))
+    got = mixture(Pyramid(levels), routing)
+    own = [experts[0](Pyramid(levels))[i] + experts[1 + e](Pyramid(levels))[i] for i, e in enumerate(chosen.tolist())]
+    expected = torch.stack(own)
+    torch.testing.assert_close(got, expected)
+    for one, other in zip(
+        torch.autograd.grad(got.square().sum(), levels),
+        torch.autograd.grad(expected.square().sum(), levels),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)

@@ -49,6 +49,8 @@ class LowRankExpert(nn.Module):
         self.up = Pointwise(rank * len(self.levels), width, bias=False)
         nn.init.zeros_(self.up.weight)
 
+    averages = True  # levels finer than the grid are averaged before anything else
+
     def forward(self, pyramid: Pyramid) -> Tensor:
         """Give the correction [B, D, G, G]."""
         parts = []

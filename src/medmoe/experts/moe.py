@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from medmoe.experts.dispatch import dispatch
+from medmoe.experts.low_rank import LowRankExpert
 from medmoe.experts.pyramid import PyramidExpert
+from medmoe.layers import to_grid
 from medmoe.types import Pyramid, Routing
 
 EXPERTS: dict[str, type[nn.Module]] = {"pyramid": PyramidExpert}
+AVERAGING = (PyramidExpert, LowRankExpert)  # what first averages levels finer than its grid
 
 
 class MixtureOfExperts(nn.Module):
@@ -63,6 +66,7 @@ class MixtureOfExperts(nn.Module):
             pyramid: Levels [B, C_l, H_l, W_l].
             routing: Chosen experts [B, k] and their weights.
         """
+        pyramid = self._averaged(pyramid)
         total: Tensor | None = None
         for expert in self.shared:
             total = expert(pyramid) if total is None else total + expert(pyramid)
@@ -72,6 +76,17 @@ class MixtureOfExperts(nn.Module):
         chosen = torch.where(self.grown, routing.expert, 0)  # [B, k]
         routed = dispatch(tuple(self.special), pyramid.levels, chosen, routing.weight, pack=Pyramid)
         return routed if total is None else total + routed
+
+    def _averaged(self, pyramid: Pyramid) -> Pyramid:
+        """Bring levels finer than the experts' grid to it, once for all of them and before images are regrouped."""
+        experts = [*self.shared, *self.special]
+        read = {(one.grid, one.levels) if isinstance(one, AVERAGING) and one.averages else None for one in experts}
+        if len(read) != 1 or None in read:
+            return pyramid
+        ((grid, levels),) = read  # type: ignore[misc]
+        finer = [place in levels and level.shape[-1] > grid for place, level in enumerate(pyramid.levels)]
+        brought = (to_grid(level, grid) if fine else level for level, fine in zip(pyramid.levels, finer, strict=True))
+        return Pyramid(tuple(brought))
 
 
 class SpecialProjection(nn.Module):

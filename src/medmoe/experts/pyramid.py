@@ -103,6 +103,7 @@ class PyramidExpert(nn.Module):
             raise ConfigError("expert upsample=last with norm=batch, allowed: norm=group or layer, or upsample=first")
         self.resample = INTERPOLATIONS[interpolation]
         self.levels, self.grid, self.upsample = tuple(levels), grid, upsample
+        self.averages = self.resample is to_grid  # levels finer than the grid, before anything else
         self.project = nn.ModuleList(Pointwise(channels[level], width) for level in self.levels)
         self.block = nn.Sequential(
             *(nn.Sequential(CONVOLUTIONS[conv](width, kernel), norm2d(norm, width), nn.ReLU()) for _ in range(layers))
