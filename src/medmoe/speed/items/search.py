@@ -111,7 +111,6 @@ def _item(name: str, kind: str, count: int) -> Item:
         ways=lambda size: _ways(kind, count, size),
         targets=[
             Target("time", 0.65, over="faiss"),
-            Target("time", 0.65, way="float32", over="faiss"),
             Target("recall", 0.9999, at_most=False, over=None),
         ],
         floor="the float32 product alone; a product of bfloat16 is below it",
