@@ -27,10 +27,12 @@ def test_an_empty_product_is_empty(monkeypatch):
     assert products(torch.zeros(0, 2, 3), torch.zeros(0, 4, 3)).shape == (0, 2, 4)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 7, 3), (2, 33, 20, 65)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 7, 3), (2, 33, 20, 65), (6, 9, 4)], ids=str)
 @pytest.mark.parametrize("biased", [True, False])
-def test_a_linear_map_has_the_values_and_gradients_of_torchs_own(shape, biased, monkeypatch):
+@pytest.mark.parametrize("narrow", [1, 64])
+def test_a_linear_map_has_the_values_and_gradients_of_torchs_own(shape, biased, narrow, monkeypatch):
     monkeypatch.setattr(kernels, "LEAST_OF_LAYER", 1)
+    monkeypatch.setattr(kernels, "NARROW", narrow)
     draw = torch.Generator().manual_seed(0)
     *rows, inputs, outputs = shape
     given = [torch.randn(*rows, inputs, generator=draw), torch.randn(outputs, inputs, generator=draw)]

@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 LEAST = 1 << 24  # multiply-adds below which a product is left to torch: a new shape would cost more than it saves
 LEAST_OF_LAYER = 1 << 22  # the same for layers, whose shapes come again
+NARROW = 64  # columns below which torch's product of two tall matrices is as fast
 _PLAIN: list[None] = []  # holds something while all products are left to torch
 
 
@@ -83,6 +84,16 @@ def _watched(*tensors: Tensor) -> bool:
     return vectorised or torch.is_autocast_enabled("cpu")
 
 
+def _of_weight(rows: Tensor, grad: Tensor) -> Tensor:
+    """Give gradᵀ rows [C, K] of rows [R, K] and a gradient [R, C]; for a narrow one torch's own product is as fast."""
+    inputs, outputs = rows.shape[1], grad.shape[1]
+    if min(inputs, outputs) < NARROW:
+        return grad.T @ rows
+    if outputs > inputs:
+        return _by_onednn(rows.T, grad.T, None).T
+    return _by_onednn(grad.T, rows.T, None)
+
+
 class _Linear(torch.autograd.Function):
     """Rows [R, K], weight [C, K], bias [C] or None → [R, C]."""
 
@@ -96,11 +107,11 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Multiply by the weight as oneDNN does, by the rows as MKL does: on long thin operands it is no slower."""
+        """Two products by oneDNN, the one for the weight in the order that puts the wider operand inside."""
         rows, weight = ctx.saved_tensors
         by_rows, by_weight, by_bias = ctx.needs_input_grad
         return (
             _by_onednn(grad, weight.T, None) if by_rows else None,
-            grad.T @ rows if by_weight else None,
+            _of_weight(rows, grad) if by_weight else None,
             grad.sum(0) if ctx.biased and by_bias else None,
         )
