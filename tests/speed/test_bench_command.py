@@ -35,3 +35,14 @@ def test_bench_lists_its_items_and_refuses_an_unknown_one():
     said = medmoe("bench", "local-los")
     assert said.code == 2
     assert "local-loss" in said.err
+
+
+def test_bench_tells_how_cost_grows(tmp_path: Path):
+    out, plot = tmp_path / "scaling.json", tmp_path / "scaling.svg"
+    said = medmoe("bench", "scaling", "--small", "--json", out, "--plot", plot)
+    assert said.code == 0, said
+    assert "expert stage: B " in said.out
+    found = json.loads(out.read_text())
+    assert {curve["part"] for curve in found["curves"]} == {"expert stage", "local loss"}
+    assert found["about"]["versions"]["torch"]
+    assert ElementTree.fromstring(plot.read_text()).tag.endswith("svg")

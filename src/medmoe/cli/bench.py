@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medmoe.cli.common import Device, Json, check_device, say, write_json
 from medmoe.errors import ConfigError, UserError, unknown
 
+if TYPE_CHECKING:
+    from medmoe.speed.item import Item, Size
+
 
 def bench(
-    names: Annotated[str, typer.Argument(help="Items, joined with commas; all; or list, to see what there is.")],
+    names: Annotated[
+        str,
+        typer.Argument(help="Items, joined with commas; all; list: what there is; scaling: how cost grows."),
+    ],
     rounds: Annotated[
         int | None, typer.Option(help="Repetitions of each way, in turn, instead of the item's own.", min=1)
     ] = None,
@@ -29,19 +35,17 @@ def bench(
     from medmoe.speed.tables import about, as_json, chart, words
     from medmoe.speed.tables import markdown as table
 
+    if names == "scaling":
+        _scaling(Size(check_device(device), small=small), rounds, plot, json_to)
+        return
     if names == "list":
         for item in ITEMS.values():
             say(f"{item.name}: {item.about}")
         return
-    chosen = list(ITEMS) if names == "all" else [name.strip() for name in names.split(",")]
-    for name in chosen:
-        if name not in ITEMS:
-            raise ConfigError(unknown("item", name, ITEMS), remedy="see `medmoe bench list`")
     size = Size(check_device(device), small=small)
     facts = about(size)
     rows: list[Row] = []
-    for name in chosen:
-        item = ITEMS[name]
+    for item in _chosen(names):
         try:
             row = measure(item, size, rounds=rounds)
         except UserError as error:  # the other items still run, and the row says why
@@ -57,6 +61,37 @@ def bench(
         _write(plot, chart(rows), append=False)
     if markdown is not None:
         _write(markdown, f"\n{_made(facts, names)}\n\n{table(rows)}", append=True)
+
+
+def _scaling(size: Size, rounds: int | None, plot: Path | None, json_to: str | None) -> None:
+    """Time the expert stage and the local loss over each of their sizes, and fit how they grow."""
+    from medmoe.speed.scaling import SMALL, scaling
+    from medmoe.speed.tables import about
+
+    found = scaling(rounds=rounds or 5, device=size.device, **(SMALL if size.small else {}))
+    for curve in found.curves if json_to != "-" else ():
+        spread = "" if curve.error is None else f" ± {curve.error:.2f}"
+        say(f"{curve.part}: {curve.letter} {curve.sizes[0]}–{curve.sizes[-1]}: exponent {curve.exponent:.2f}{spread}")
+    write_json({"about": about(size), **found.to_dict()}, json_to)
+    if plot is not None:
+        from medmoe.speed.scaling import picture
+
+        _write(plot, picture(found), append=False)
+
+
+def _chosen(names: str) -> list[Item]:
+    """Find the items of a list of names.
+
+    Raises:
+        ConfigError: If one is unknown.
+    """
+    from medmoe.speed.items import ITEMS
+
+    chosen = list(ITEMS) if names == "all" else [name.strip() for name in names.split(",")]
+    for name in chosen:
+        if name not in ITEMS:
+            raise ConfigError(unknown("item", name, ITEMS), remedy="see `medmoe bench list`")
+    return [ITEMS[name] for name in chosen]
 
 
 def _made(facts: dict[str, Any], names: str) -> str:

@@ -33,6 +33,16 @@ VARIED: dict[str, dict[str, tuple[int, ...]]] = {
 }
 
 
+# both, so small that a test can run them
+SMALL: dict[str, Any] = {
+    "base": {EXPERTS: {"B": 2, "G": 4, "D": 8, "K": 2}, LOCAL: {"B": 2, "G": 3, "D": 8, "N": 4}},
+    "varied": {
+        EXPERTS: {"B": (2, 4), "G": (4, 7), "D": (8, 16), "K": (1, 2)},
+        LOCAL: {"B": (2, 4), "G": (3, 4), "D": (8, 16), "N": (4, 8)},
+    },
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Curve:
     """Time of one part over one letter, forward and backward.
