@@ -65,7 +65,7 @@ def medmoe() -> RunConfig:
         model=ModelConfig(
             vision=VisionConfig(name="swin-t", image_size=224),
             text=TextConfig(name="hf", hf=BERT_BASE, last_layers=4, frozen=True, vocab_size=28996, max_pieces=512),
-            experts=ExpertConfig(shared=0, special=True, width=192, grid=28, upsample="last"),
+            experts=ExpertConfig(shared=0, special=True, width=192, grid=28),
             modalities=SIX,
             embed_dim=512,
         ),

@@ -138,7 +138,7 @@ def _call(part: str, sizes: Mapping[str, int], device: str) -> Call:
         count = sizes["K"]
         levels = (torch.randn(batch, s, s, c, generator=draw) for c, s in zip(CHANNELS, SIDES, strict=True))
         pyramid = Pyramid(tuple(level.to(device).permute(0, 3, 1, 2).requires_grad_() for level in levels))
-        made = [PyramidExpert(CHANNELS, width=width, grid=grid, upsample="last") for _ in range(count)]
+        made = [PyramidExpert(CHANNELS, width=width, grid=grid) for _ in range(count)]
         experts = MixtureOfExperts([], made).to(device)
         chosen = (torch.arange(batch) % count)[:, None].to(device)
         route = Routing(torch.zeros(batch, count, device=device), chosen, torch.ones(chosen.shape, device=device))
