@@ -180,12 +180,11 @@ class _Parts:
 
     def __init__(self, out: Path, state: Mapping[str, Any]) -> None:
         self.folder = out.with_name(f".{out.name}.parts")
-        if not (self.folder / STATE).is_file():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_text_atomically(self.folder / STATE, json.dumps(state, indent=2) + "\n")
-            return
-        before = read_json(self.folder / STATE)
+        path = self.folder / STATE
+        before = read_json(path) if path.is_file() and any(self.folder.glob("part-*.parquet")) else dict(state)
         other = [name for name, value in state.items() if before.get(name) != value]
+        if before.get("on_bad_sample") == "raise":  # what is there has no bad sample, so the rest may skip them
+            other = [name for name in other if name != "on_bad_sample"]
         if other:
             named = {"fingerprint": "the model", "data": "the data"}
             what = ", ".join(named.get(name) or f"{name} ({before.get(name)}, now {state[name]})" for name in other)
@@ -194,6 +193,8 @@ class _Parts:
                 where=str(self.folder),
                 remedy="go on with the same, or delete this folder",
             )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(path, json.dumps(state, indent=2) + "\n")
 
     def path(self, start: int) -> Path:
         """Give the file of the part that begins with an image."""
