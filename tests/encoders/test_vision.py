@@ -211,3 +211,13 @@ def test_an_encoder_that_recomputes_gives_the_same_values_and_gradients(kind, op
 def test_an_encoder_with_batch_norms_is_not_recomputed(kind, options):
     with pytest.raises(ModelError, match="batch norms can't be recomputed"):
         kind(**options, recompute=True)
+
+
+def test_without_stochastic_depth_a_backbone_in_training_says_the_same_twice():
+    torch.manual_seed(0)
+    swin = TimmPyramid("swin-t", image_size=32).train()
+    image = torch.randn(2, 3, 32, 32)
+    for one, other in zip(swin(image).levels, swin(image).levels, strict=True):
+        torch.testing.assert_close(one, other, atol=0, rtol=0)
+    random = TimmPyramid("swin-t", image_size=32, drop_path=0.5).train()
+    assert not torch.equal(random(image).levels[-1], random(image).levels[-1])

@@ -238,11 +238,16 @@ def _create(name: str, *, image_size: int, pretrained: bool, drop_path: float) -
         facts = timm.get_pretrained_cfg(name)
         if facts is not None and facts.fixed_input_size:
             options["img_size"] = image_size
-        return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
+        model = timm.create_model(name, features_only=True, pretrained=pretrained, **options)
     except (TypeError, ValueError, RuntimeError, AssertionError, AttributeError, OSError) as error:
         line = " ".join(str(error).split())
         remedy = "check the network, or give the weights as a checkpoint" if pretrained else "choose another backbone"
         raise ModelError(f"timm can't build a pyramid from {name!r} ({line})", remedy=remedy) from error
+    if drop_path == 0:
+        for part in model.modules():  # some backbones, Swin among them, have a rate of their own unless told
+            if isinstance(part, timm.layers.DropPath):
+                part.drop_prob = 0.0
+    return model
 
 
 def _nearest(name: str) -> str:

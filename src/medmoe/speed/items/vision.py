@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,9 +22,11 @@ _BATCH = 8
 _STRIDES = (4, 8, 16, 32)
 
 
-def _config(size: Size) -> ModelConfig:
+def _config(size: Size, levels: Sequence[int] | None = None) -> ModelConfig:
     """The recipe with the least text encoder: only the vision side is run."""
     config = RECIPES["medmoe"]().model
+    if levels is not None:
+        config = config.model_copy(update={"experts": config.experts.model_copy(update={"levels": tuple(levels)})})
     changes: dict[str, Any] = {"text": TextConfig(width=16, depth=1, heads=2)}
     if size.small:
         vision = config.vision.model_copy(update={"image_size": 32})
@@ -32,8 +34,8 @@ def _config(size: Size) -> ModelConfig:
     return config.model_copy(update=changes)
 
 
-def _model(size: Size, **vision: object) -> MedVLM:
-    config = _config(size)
+def _model(size: Size, *, levels: Sequence[int] | None = None, **vision: object) -> MedVLM:
+    config = _config(size, levels)
     config = config.model_copy(update={"vision": config.vision.model_copy(update=vision)})
     return build_model(config, build_tokenizer(config.text, ["a scan"])).to(size.device)
 
@@ -64,9 +66,9 @@ def _forward(size: Size) -> Mapping[str, Way]:
     return {"ours": ours, "plain": plain}
 
 
-def _ratio(size: Size) -> Mapping[str, float]:
+def _ratio(size: Size, levels: Sequence[int] | None = None) -> Mapping[str, float]:
     """Count the multiply-adds of one image through one expert, over those of the backbone."""
-    model = _model(Size(small=size.small)).eval()
+    model = _model(Size(small=size.small), levels=levels).eval()
     image = _images(Size(small=size.small))[:1]
 
     class _Path(nn.Module):
@@ -83,8 +85,12 @@ def _learn(parts: list[nn.Module], forward: Callable[[], list[Tensor]]) -> None:
     torch.stack([made.square().mean() for made in forward()]).sum().backward()  # type: ignore[no-untyped-call]
 
 
-def _ours(size: Size, **vision: object) -> Call:
-    model, images, chosen = _model(size, **vision).train(), _images(size), _chosen(_BATCH, 6, size.device)
+def _ours(size: Size, levels: Sequence[int] | None = None, **vision: object) -> Call:
+    model, images, chosen = (
+        _model(size, levels=levels, **vision).train(),
+        _images(size),
+        _chosen(_BATCH, 6, size.device),
+    )
 
     def forward() -> list[Tensor]:
         made = model.encode_image(images, expert=chosen)
@@ -105,6 +111,10 @@ def _step(size: Size) -> Mapping[str, Way]:
         return partial(_learn, [model.vision, dense], lambda: [dense(model.vision(images).levels)])
 
     return {"ours": partial(_ours, size), "plain": plain, "authors": authors}
+
+
+def _two_levels(size: Size) -> Mapping[str, Way]:
+    return {"ours": partial(_ours, size, (0, 1)), "plain": _step(size)["plain"]}
 
 
 def _many(size: Size) -> Mapping[str, Way]:
@@ -166,6 +176,17 @@ ITEMS = (
         floor="Swin-T alone, 1.00",
         rounds=3,
         memory=("ours", "plain", "authors"),
+        unit=("images", _BATCH),
+    ),
+    Item(
+        name="vision-two-levels",
+        about="the same step with experts that read the two finest levels (`--set model.experts.levels=[0,1]`)",
+        ways=_two_levels,
+        targets=[Target("time", 1.15), Target("memory", 1.06), Target("flops_ratio", 1.10, over=None)],
+        floor="Swin-T alone, 1.00",
+        rounds=7,
+        figures=partial(_ratio, levels=(0, 1)),
+        memory=("ours", "plain"),
         unit=("images", _BATCH),
     ),
     Item(
