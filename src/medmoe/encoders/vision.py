@@ -245,8 +245,8 @@ def _create(name: str, *, image_size: int, pretrained: bool, drop_path: float) -
         raise ModelError(f"timm can't build a pyramid from {name!r} ({line})", remedy=remedy) from error
     if drop_path == 0:
         for part in model.modules():  # some backbones, Swin among them, have a rate of their own unless told
-            if isinstance(part, timm.layers.DropPath):
-                part.drop_prob = 0.0
+            if type(part).__name__ == "DropPath":
+                part.drop_prob = 0.0  # type: ignore[assignment]
     return model
 
 

@@ -61,6 +61,7 @@ def _ways(size: Size) -> Mapping[str, Way]:
         "ours": way(lambda model: partial(model.encode_image, regions=False)),
         "with-regions": way(lambda model: model.encode_image),
         "floor": way(lambda model: model.vision),
+        "timm": way(lambda model: quicken(copy.deepcopy(model.vision), quick=False)),
         "vit-b-16": lambda: partial(_quiet, _vit(size), _pixels(size, 64 if size.small else 224)),
     }
 
@@ -175,12 +176,13 @@ ITEMS = (
     Item(
         name="embedding",
         about="embedding images with medmoe-swin-t, 224 px, batch 8: without and with regions through one expert each, "
-        "its backbone alone, and ViT-B/16",
+        "its backbone alone, the same with the linear layers of torch (`timm`), and ViT-B/16",
         ways=_ways,
         targets=[
             Target("rate", 0.9, at_most=False, over="floor"),
             Target("rate", 2.4, at_most=False, over="vit-b-16"),
             Target("rate", 0.9, at_most=False, way="with-regions", over="floor"),
+            Target("rate", 0.9, at_most=False, way="with-regions", over="timm"),
             Target("rate", 2.4, at_most=False, way="with-regions", over="vit-b-16"),
         ],
         floor="the backbone alone, 1",
