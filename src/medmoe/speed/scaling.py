@@ -208,7 +208,7 @@ def _panel(part: str, result: Scaling) -> list[Html]:
         return round(across, 1), round(_TOP + (high - y) / (high - low) * (_HEIGHT - _TOP - _BOTTOM), 1)
 
     fixed = ", ".join(f"{letter} {size}" for letter, size in result.base[part].items())
-    drawn = [tag("text", f"{part}, forward + backward ({fixed})", x=_LEFT, y=18, font_weight="bold")]
+    drawn = [tag("text", f"{part} ({fixed})", x=_LEFT, y=18, font_weight="bold")]
     for step in range(low, high + 1):
         (x1, y1), (x2, _) = at(0, step), at(right, step)
         drawn.append(tag("line", x1=x1, y1=y1, x2=x2, y2=y1, stroke="#dddddd"))
