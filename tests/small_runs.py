@@ -30,6 +30,16 @@ from medmoe.train import Watch, fit
 from medmoe.types import Batch, Sample
 
 Row = dict[str, Any]
+# the architecture of a Hugging Face encoder of two layers
+BERT = {
+    "model_type": "bert",
+    "vocab_size": 400,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 80,
+}
 TERMS = ("global", "local", "report_type", "image_modality", "router_distillation")
 
 

@@ -24,20 +24,11 @@ from medmoe.train import Interrupted, autocast
 from medmoe.types import Batch, ImageEmbedding, Loss, Output, Routing, TextEmbedding, over_tensors, tensors_of
 from micro import medmoe as command
 from micro import train as train_command
-from small_runs import batch_of, losses, phantoms, same_weights, stop_at, train
+from small_runs import BERT, batch_of, losses, phantoms, same_weights, stop_at, train
 from small_runs import built as built_small
 
 WORDS = ("model.report_words=true", "model.region_words=true")
 EVERY = dict.fromkeys(OBJECTIVES, 0.5)
-BERT = {
-    "model_type": "bert",
-    "vocab_size": 400,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "max_position_embeddings": 80,
-}
 
 Gradients = dict[str, Tensor]
 

@@ -22,17 +22,8 @@ from medmoe.rundir import RunFolder
 from medmoe.step import check_backend, compiled, eager
 from medmoe.train import Interrupted, State, prepare, ready, train_step
 from medmoe.types import Batch
-from small_runs import TERMS, Memory, batch_of, built, losses, micro, phantoms, rows, same_weights, stop_at, train
+from small_runs import BERT, TERMS, Memory, batch_of, built, losses, micro, phantoms, rows, same_weights, stop_at, train
 
-BERT = {
-    "model_type": "bert",
-    "vocab_size": 400,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "max_position_embeddings": 80,
-}
 FROZEN = ("model.text.name=hf", f"model.text.hf={json.dumps(BERT)}", "model.text.last_layers=1")
 TRACED = ("train.compile=true", "train.compile_backend=eager")
 FEW = ("objectives.local=0", "model.experts.special=false", "model.experts.shared=1")  # fewer graphs to trace

@@ -35,6 +35,8 @@ class Index(Protocol):
     """Vectors of one embedding that are searched by dot product, which for unit vectors is the cosine."""
 
     kind: ClassVar[str]
+    width: int
+    fingerprint: str
 
     def __len__(self) -> int:
         """Count the vectors."""
@@ -83,10 +85,16 @@ def checked(vectors: Vectors, *, width: int, fingerprint: str, own: str, first: 
     return rows
 
 
-def check_k(k: int) -> None:
-    """Raise a DataError where no vector is asked for."""
+def asked_of(index: Index, queries: Vectors, k: int, *, fingerprint: str) -> tuple[NDArray[np.float32], int]:
+    """Give queries as `checked` does, and how many vectors can be found for each: at most all.
+
+    Raises:
+        DataError: If the queries are of another embedding or width, or not finite, or k is below 1.
+    """
     if k < 1:
         raise DataError(f"k = {k}, allowed: 1 or more")
+    asked = checked(queries, width=index.width, fingerprint=fingerprint, own=index.fingerprint)
+    return asked, min(k, len(index))
 
 
 def write_facts(folder: Path, facts: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medmoe.errors import ConfigError, unknown
 from medmoe.folder import write_atomically
-from medmoe.index.base import Hits, Vectors, check_index_replaceable, check_k, checked, read_vectors, write_facts
+from medmoe.index.base import Hits, Vectors, asked_of, check_index_replaceable, checked, read_vectors, write_facts
 
 VECTORS = "vectors.npy"
 SCANS = ("auto", "bf16", "float32")
@@ -79,9 +79,7 @@ class ExactIndex:
         Raises:
             DataError: If the queries are of another embedding or width, or not finite, or k is below 1.
         """
-        check_k(k)
-        asked = checked(queries, width=self.width, fingerprint=fingerprint, own=self.fingerprint)
-        k = min(k, len(self))
+        asked, k = asked_of(self, queries, k, fingerprint=fingerprint)
         rough = self._scanned()
         score = np.full((len(asked), k), -np.inf, np.float32)
         row = np.full((len(asked), k), -1, np.int64)

@@ -9,7 +9,7 @@ import numpy as np
 
 from medmoe.errors import DataError, MissingDependencyError
 from medmoe.folder import write_atomically
-from medmoe.index.base import Hits, Vectors, check_index_replaceable, check_k, checked, write_facts
+from medmoe.index.base import Hits, Vectors, asked_of, check_index_replaceable, checked, write_facts
 
 GRAPH = "graph.faiss"
 
@@ -70,9 +70,7 @@ class HnswIndex:
         Raises:
             DataError: If the queries are of another embedding or width, or not finite, or k is below 1.
         """
-        check_k(k)
-        asked = checked(queries, width=self.width, fingerprint=fingerprint, own=self.fingerprint)
-        k = min(k, len(self))
+        asked, k = asked_of(self, queries, k, fingerprint=fingerprint)
         if not k or not len(asked):
             return Hits(np.zeros((len(asked), k), np.float32), np.zeros((len(asked), k), np.int64))
         self._graph.hnsw.efSearch = max(self.search_effort, k)
