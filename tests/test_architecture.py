@@ -47,7 +47,7 @@ PLACES = {
     "transformers": ["adapters/", "encoders/text.py", "data/text.py"],
     "tokenizers": ["data/text.py"],
     "pyarrow": ["data/"],
-    "pydicom": ["data/dicom.py", "speed/"],
+    "pydicom": ["data/dicom/", "data/curation/", "speed/"],
     "sklearn": ["tasks/", "data/"],
     "torchvision": ["adapters/", "data/", "speed/"],
     "typer": ["cli/"],

@@ -7,8 +7,9 @@ import sys
 import typer
 from rich.console import Console
 
-from medmoe.cli import ablate, bench, data, embed, evaluate, export, holdout, index, models, report, train
+from medmoe.cli import ablate, bench, embed, evaluate, export, holdout, index, models, report, train
 from medmoe.cli.common import escape
+from medmoe.cli.data import data_app
 from medmoe.errors import UserError
 
 app = typer.Typer(
@@ -31,8 +32,6 @@ app.command()(report.report)
 app.command()(models.models)
 app.command()(models.config)
 
-data_app = typer.Typer(help="Make and look after data.", no_args_is_help=True)
-data_app.command()(data.phantom)
 app.add_typer(data_app, name="data")
 
 index_app = typer.Typer(help="Make indexes of embeddings to search.", no_args_is_help=True)

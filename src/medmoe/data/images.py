@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from medmoe.data.deep import is_deep_colour, read_deep_colour
 from medmoe.data.dicom import dicom_size, is_dicom, read_dicom
 from medmoe.data.jpeg import read_jpeg
+from medmoe.data.reading import USUAL, Reading
 from medmoe.errors import DataError
 
 Pixels = NDArray[Any]
@@ -53,13 +54,14 @@ class _EmptyFileError(UnidentifiedImageError):
     """No image, since there is nothing in the file."""
 
 
-def read_image(path: str | Path, *, at_least: int | None = None) -> Pixels:
+def read_image(path: str | Path, *, at_least: int | None = None, reading: Reading = USUAL) -> Pixels:
     """Read an image file: upright, without alpha, grey where it is grey.
 
     Args:
         path: JPEG, PNG, TIFF (first page), BMP, GIF, WebP, PPM, JPEG 2000 or DICOM file.
         at_least: Pixels that the longest side needs. A JPEG that has twice as many or more is then read at 1/2, 1/4 or
             1/8 of its size, which is faster and a little off: for training only.
+        reading: What of a DICOM file is read, and how it is windowed.
 
     Returns:
         [H, W] grey or [H, W, 3] RGB; uint8 where the file has at most 8 bits, else float32 in [0, 1].
@@ -71,10 +73,12 @@ def read_image(path: str | Path, *, at_least: int | None = None) -> Pixels:
     with _reading(str(path)), path.open("rb") as file:
         # A JPEG's decoder wants all of it at once; reading it in pieces first, for the header, would only cost calls.
         whole = path.suffix.lower() in (".jpg", ".jpeg")
-        return _read(io.BytesIO(file.read()) if whole else file, path.suffix, str(path), at_least)
+        return _read(io.BytesIO(file.read()) if whole else file, path.suffix, str(path), at_least, reading)
 
 
-def read_image_bytes(data: bytes | memoryview, *, name: str, where: str, at_least: int | None = None) -> Pixels:
+def read_image_bytes(
+    data: bytes | memoryview, *, name: str, where: str, at_least: int | None = None, reading: Reading = USUAL
+) -> Pixels:
     """Read an image from the bytes of its file, as `read_image` would have read that file.
 
     Args:
@@ -82,17 +86,18 @@ def read_image_bytes(data: bytes | memoryview, *, name: str, where: str, at_leas
         name: The file's name; its suffix counts as it does for a path.
         where: What to call it in an error.
         at_least: As for `read_image`.
+        reading: As for `read_image`.
 
     Raises:
         DataError: As `read_image`.
     """
     with _reading(where):
-        return _read(io.BytesIO(data), Path(name).suffix, where, at_least)
+        return _read(io.BytesIO(data), Path(name).suffix, where, at_least, reading)
 
 
-def _read(file: BinaryIO, suffix: str, where: str, at_least: int | None) -> Pixels:
+def _read(file: BinaryIO, suffix: str, where: str, at_least: int | None, reading: Reading) -> Pixels:
     if is_dicom(file, suffix):
-        return flatten_grey(read_dicom(file, where=where))
+        return flatten_grey(read_dicom(file, where=where, reading=reading))
     return stretch(decode(file, where=where, at_least=at_least), where=where)
 
 

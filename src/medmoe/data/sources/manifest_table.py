@@ -17,6 +17,7 @@ from medmoe.errors import DataError, unknown
 COLUMNS = (
     "image", "text", "modality", "label", "patient_id", "study_id", "view", "offset_days", "mask", "boxes", "split",
     "source", "license", "gaze", "prior", "question", "answer", "domain", "body_part", "width", "height",
+    "frame", "plane",
 )  # fmt: skip
 NAMES = ("manifest.parquet", "manifest.csv", "manifest.jsonl")
 _BLOCK = 1 << 24  # bytes of CSV parsed at once; no row may be longer
@@ -100,7 +101,7 @@ def _parquet(path: Path, columns: Mapping[str, str]) -> pa.Table:
     """Read the needed columns of a Parquet file."""
     pairs = choose(list(pa.parquet.read_schema(path).names), columns, path)
     table = pa.parquet.read_table(path, columns=list(dict.fromkeys(pairs.values())))
-    return pa.table({ours: _clean(table[theirs]) for ours, theirs in pairs.items()})
+    return pa.table({ours: clean(table[theirs]) for ours, theirs in pairs.items()})
 
 
 def _csv(path: Path, columns: Mapping[str, str]) -> pa.Table:
@@ -139,7 +140,7 @@ def _csv(path: Path, columns: Mapping[str, str]) -> pa.Table:
         what = f"{actual} values where the header has {expected} columns"
         where = f"{path}:{_odd_row(path, expected)}"
         raise DataError(what, where=where, remedy='put quotes around values with commas ("...")') from error
-    return pa.table({ours: _clean(table[theirs]) for ours, theirs in pairs.items()})
+    return pa.table({ours: clean(table[theirs]) for ours, theirs in pairs.items()})
 
 
 def _odd_row(path: Path, expected: int) -> int:
@@ -176,7 +177,7 @@ def _jsonl(path: Path, columns: Mapping[str, str]) -> pa.Table:
                 )
             )
     table = pa.concat_tables(chunks)
-    return pa.table({name: _clean(table[name]) for name in table.column_names})
+    return pa.table({name: clean(table[name]) for name in table.column_names})
 
 
 def _records(lines: Any, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -197,7 +198,7 @@ def _records(lines: Any, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, record
 
 
-def _clean(column: pa.ChunkedArray) -> pa.Array:
+def clean(column: pa.ChunkedArray) -> pa.Array:
     """Make one large_string array of a column: trimmed, blanks as nulls."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if pa.types.is_nested(kind):

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from medmoe.data.reading import USUAL, Reading
 from medmoe.errors import DataError
 from medmoe.modalities import MODALITIES
 
@@ -58,8 +59,8 @@ def dicom_size(file: BinaryIO, *, where: str) -> tuple[int, int]:
         raise DataError("the DICOM file has no image", where=where, remedy="take the row out") from error
 
 
-def read_dicom(file: BinaryIO, *, where: str) -> NDArray[np.float32]:
-    """Read the middle frame of a DICOM image as a reader would first see it.
+def read_dicom(file: BinaryIO, *, where: str, reading: Reading = USUAL) -> NDArray[np.float32]:
+    """Read one frame of a DICOM image as a reader would first see it.
 
     The window is the header's (the first, if several), else the modality's usual one where the values are
     Hounsfield units, else the frame's own minimum and maximum.
@@ -67,6 +68,7 @@ def read_dicom(file: BinaryIO, *, where: str) -> NDArray[np.float32]:
     Args:
         file: The file, open; it is read once.
         where: What to call it in an error.
+        reading: The frame.
 
     Returns:
         [H, W] or [H, W, 3] float32 in [0, 1]; low is dark (MONOCHROME1 is inverted).
@@ -76,7 +78,11 @@ def read_dicom(file: BinaryIO, *, where: str) -> NDArray[np.float32]:
     """
     header = _header(file, where, pixels=True)
     try:
-        frame = (int(_get(header, "NumberOfFrames") or 1) - 1) // 2
+        count = int(_get(header, "NumberOfFrames") or 1)
+        frame = (count - 1) // 2 if reading.frame is None else reading.frame
+        if not 0 <= frame < count:
+            what = f"no frame {frame}; the file has {count}, counted from 0"
+            raise DataError(what, where=where, remedy="correct the column 'frame'")
         stored = _stored(header, frame)
         shown = _colour(stored, header) if stored.ndim == 3 else _grey(stored, header, frame)
     except DataError:

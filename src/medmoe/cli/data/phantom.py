@@ -1,4 +1,4 @@
-"""The commands that make and look after data."""
+"""The command that writes generated images."""
 
 from __future__ import annotations
 

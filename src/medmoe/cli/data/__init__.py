@@ -1,0 +1,10 @@
+"""The commands that make and look after data: one file each, listed here."""
+
+from __future__ import annotations
+
+import typer
+
+from medmoe.cli.data.phantom import phantom
+
+data_app = typer.Typer(help="Make and look after data.", no_args_is_help=True)
+data_app.command()(phantom)
