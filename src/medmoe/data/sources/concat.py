@@ -9,7 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from medmoe.data.sources.base import Source, content_of, reduced
+from medmoe.data.sources.base import Source, content_of, reduced, shown
 from medmoe.data.sources.manifest import ManifestSource
 from medmoe.data.sources.manifest_table import find_manifest
 from medmoe.data.sources.phantom import PhantomSource
@@ -63,6 +63,10 @@ class ConcatSource:
     def reduced(self, at_least: int) -> ConcatSource:
         """Give the same samples, read at a reduced scale where their sources can."""
         return ConcatSource([reduced(source, at_least) for source in self.sources])
+
+    def shown(self, window: str) -> ConcatSource:
+        """Give the same samples, read under a window."""
+        return ConcatSource([shown(source, window) for source in self.sources])
 
     def _find(self, index: int) -> tuple[Source, int]:
         """Find the source of a sample and its index there."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medmoe.data.sources.base import Source, content_of, reduced
+from medmoe.data.sources.base import Source, content_of, reduced, shown
 from medmoe.errors import DataError
 from medmoe.types import Sample
 
@@ -44,3 +44,7 @@ class Rows:
     def reduced(self, at_least: int) -> Rows:
         """Give the same samples, read at a reduced scale where their source can."""
         return Rows(reduced(self.source, at_least), self.rows)
+
+    def shown(self, window: str) -> Rows:
+        """Give the same samples, read under a window."""
+        return Rows(shown(self.source, window), self.rows)
