@@ -83,6 +83,7 @@ def open_source(
     require_report: bool = False,
     check_files: bool = True,
     maps: bool = True,
+    salvage: bool = False,
     seed: int = 0,
 ) -> Source:
     """Open what a command line names.
@@ -97,7 +98,8 @@ def open_source(
         report_templates: Whether rows with a label but no text get a report made from the label.
         require_report: Whether a row without a report is an error.
         check_files: Whether to look for every file at once.
-        maps: Whether manifests' masks and gaze maps are read.
+        maps: Whether masks and gaze maps are read.
+        salvage: Whether of a truncated or damaged tar the samples before the damage are used.
         seed: Chooses the wording of template reports.
 
     Raises:
@@ -124,7 +126,8 @@ def open_source(
             if split is not None and not fallback:
                 remedy = "ask for no split (--split all), and name the tars of each"
                 raise DataError(f"no split {split!r}: tars have none", where=part, remedy=remedy)
-            return ShardSource(shards, whole_paths=any(files[path.name] > 1 for path in shards), **told)
+            whole_paths = any(files[path.name] > 1 for path in shards)
+            return ShardSource(shards, whole_paths=whole_paths, maps=maps, salvage=salvage, **told)
         clash = files[find_manifest(Path(part)).name] > 1
         return ManifestSource(
             part,
