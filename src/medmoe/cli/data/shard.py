@@ -22,9 +22,7 @@ def shard(
     shuffle: Annotated[int | None, typer.Option(help="Seed of an order to write in; the manifest's without.")] = None,
     on_bad_sample: Annotated[str, typer.Option(help="raise, or skip into OUT/quarantine.jsonl.")] = "raise",
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
-    check: Annotated[
-        Path | None, typer.Option(help="Compare a folder's tars with its checksums; 1 if any differs.")
-    ] = (None),
+    check: Annotated[Path | None, typer.Option(help="Compare a folder's tars with its checksums.")] = None,
     column: Columns = [],  # noqa: B006 - typer reads the default, nobody changes it
     json: Json = None,
 ) -> None:

@@ -94,7 +94,7 @@ def image_of(array: NDArray[Any], where: str, *, stretched: bool) -> NDArray[Any
         return stretch(flatten_grey(array), where=where)
     if array.dtype == np.uint8:
         return array
-    if array.dtype != np.float32 or not (0 <= float(array.min()) and float(array.max()) <= 1):
+    if array.dtype != np.float32 or not (float(array.min()) >= 0 and float(array.max()) <= 1):
         what = f"grey levels of {array.dtype} from {array.min()} to {array.max()}; allowed: float32 from 0 to 1"
         raise DataError(what, where=where, remedy="write it again, or without 'stretched' in its json")
     return array

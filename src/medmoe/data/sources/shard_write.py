@@ -1,4 +1,4 @@
-"""Writing a manifest as shards: the same tars from the same manifest, each aside first, and on from where it stopped."""
+"""Writing a manifest as shards: the same tars each time, each aside first, and on from where a run stopped."""
 
 from __future__ import annotations
 
@@ -108,9 +108,9 @@ def write_shards(
 ) -> list[Written]:
     """Write the images and facts of a manifest as WebDataset tars that are read back as the same samples.
 
-    Each sample is `KEY.jpg`, `.png` or `.npy`, `KEY.txt` (the report), `KEY.json` (the manifest's values), `KEY.cls` (the
-    number of its only label in `shards.json`), and `KEY.mask.png` and `KEY.gaze.png`; a key is the row's number. The same
-    manifest gives the same bytes, whatever the number of workers. A run that was stopped goes on where it was.
+    Each sample is `KEY.jpg`, `.png` or `.npy`, `KEY.txt` (the report), `KEY.json` (the manifest's values), `KEY.cls`
+    (the number of its only label in `shards.json`), and `KEY.mask.png` and `KEY.gaze.png`; a key is the row's number.
+    The same manifest gives the same bytes, whatever the number of workers. A run that was stopped goes on where it was.
 
     Args:
         manifest: The manifest, or its folder.

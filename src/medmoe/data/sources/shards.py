@@ -1,8 +1,8 @@
 """The shard source: samples of WebDataset tars, mapped into memory and read in any order.
 
 A sample is the files that share a name up to the first dot: an image (`jpg`, `jpeg`, `png` or `npy`), and what is known
-of it: `txt` is its report, `cls` its label, `json` an object with the manifest's other columns, `mask.png` and `gaze.png`
-its maps. Nothing is unpickled.
+of it: `txt` is its report, `cls` its label, `json` an object with the manifest's other columns, `mask.png` and
+`gaze.png` its maps. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ class ShardSource:
                 raise DataError(what, where=str(folder / COMMON), remedy=remedy)
 
     def _refuse_changed(self) -> None:
-        """Refuse a tar that isn't as large, or hasn't as many samples, as when it was written; this costs no reading."""
+        """Refuse a tar that isn't as large, or hasn't as many samples, as when it was written; nothing is read."""
         listed = {folder: read_checksums(folder) for folder in dict.fromkeys(path.parent for path in self.paths)}
         for path, index in zip(self.paths, self._indexes, strict=True):
             row = listed[path.parent].get(path.name)
