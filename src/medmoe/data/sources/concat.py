@@ -9,7 +9,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from medmoe.data.sources.base import Source, content_of, reduced
+import numpy as np
+from numpy.typing import NDArray
+
+from medmoe.data.sources.base import Source, by_shard, content_of, reduced, shards_of
 from medmoe.data.sources.manifest import ManifestSource
 from medmoe.data.sources.manifest_table import find_manifest
 from medmoe.data.sources.phantom import PhantomSource
@@ -63,6 +66,25 @@ class ConcatSource:
     def reduced(self, at_least: int) -> ConcatSource:
         """Give the same samples, read at a reduced scale where their sources can."""
         return ConcatSource([reduced(source, at_least) for source in self.sources])
+
+    def sizes(self) -> tuple[int, ...]:
+        """Count the samples of each source."""
+        return tuple(len(source) for source in self.sources)
+
+    def shards(self) -> NDArray[np.int64] | None:
+        """Give the number of each sample's tar; a sample of a source without tars counts as one. None without any."""
+        found = [shards_of(source) for source in self.sources]
+        if all(own is None for own in found):
+            return None
+        numbers, first = [], 0
+        for source, own in zip(self.sources, found, strict=True):
+            numbers.append(first + (np.arange(len(source)) if own is None else own))
+            first = int(numbers[-1].max()) + 1
+        return np.concatenate(numbers)
+
+    def by_shard(self) -> ConcatSource:
+        """Give the same samples, tars read as a whole."""
+        return ConcatSource([by_shard(source) for source in self.sources])
 
     def _find(self, index: int) -> tuple[Source, int]:
         """Find the source of a sample and its index there."""

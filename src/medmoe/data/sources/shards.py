@@ -40,6 +40,7 @@ MASK, GAZES = "mask.png", ("gaze.png", "gaze.npy")
 
 _TAR = (".tar", ".tgz")  # a compressed one is refused with what to do about it
 _OPEN = 128  # tars mapped at once; each keeps a file open
+_PIECE = 1 << 20  # bytes read at once
 
 
 class ShardSource:
@@ -113,6 +114,7 @@ class ShardSource:
         self._refuse_changed()
         self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
         self._at_least: int | None = None
+        self._whole = False  # whether a tar is read through when it is opened
         self._told: set[str] = set()
 
     def __len__(self) -> int:
@@ -181,6 +183,20 @@ class ShardSource:
         other._at_least, other._maps = at_least, OrderedDict()
         return other
 
+    def shards(self) -> NDArray[np.int64]:
+        """Give the number of the tar that each sample lies in: [n]."""
+        return np.repeat(np.arange(len(self.paths)), [len(index) for index in self._indexes])
+
+    def by_shard(self) -> ShardSource:
+        """Give the same samples, each tar read through from its beginning before a sample of it is.
+
+        On disks that seek slowly and over networks this is many times as fast as reading samples here and there, where
+        an order stays within a few tars for a while.
+        """
+        other = copy.copy(self)
+        other._whole, other._maps = True, OrderedDict()
+        return other
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave the mapped files behind when a worker gets a copy; it maps its own."""
         return {**self.__dict__, "_maps": OrderedDict()}
@@ -203,6 +219,8 @@ class ShardSource:
         path = self.paths[shard]
         try:
             with path.open("rb") as file:
+                while self._whole and file.read(_PIECE):
+                    pass  # it is the system's cache that is filled
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise DataError(f"the tar can't be read ({error})", where=str(path), remedy="check the file") from error
