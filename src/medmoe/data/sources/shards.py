@@ -38,6 +38,8 @@ __all__ = ["COMMON", "IMAGES", "ShardSource", "find_shards"]
 IMAGES = ("jpg", "jpeg", "png", "npy")
 MASK, GAZES = "mask.png", ("gaze.png", "gaze.npy")
 
+_KNOWN = (*IMAGES, MASK, *GAZES, "txt", "json", "cls")
+_PACKED = (".gz", ".bz2", ".xz", ".zst")
 _TAR = (".tar", ".tgz")  # a compressed one is refused with what to do about it
 _OPEN = 128  # tars mapped at once; each keeps a file open
 _PIECE = 1 << 20  # bytes read at once
@@ -110,6 +112,7 @@ class ShardSource:
         common = {folder: read_common(folder) for folder in dict.fromkeys(path.parent for path in self.paths)}
         self._common = [common[path.parent] for path in self.paths]
         self.preprocess = {folder: told.preprocess for folder, told in common.items() if told.preprocess}
+        self._refuse_packed()
         self._refuse_other(reading)
         self._refuse_changed()
         self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
@@ -230,6 +233,14 @@ class ShardSource:
             self._maps.popitem(last=False)
         self._maps[shard] = mapped
         return mapped
+
+    def _refuse_packed(self) -> None:
+        """Refuse files that are compressed one by one: they would be passed over, and reports missed."""
+        for path, index in zip(self.paths, self._indexes, strict=True):
+            packed = [name for name in index.extensions if name.endswith(_PACKED) and name.rpartition(".")[0] in _KNOWN]
+            if packed:
+                remedy = "write it again without that; images are compressed already"
+                raise DataError(f"the tar holds compressed files .{packed[0]}", where=str(path), remedy=remedy)
 
     def _refuse_other(self, reading: Reading | None) -> None:
         """Refuse grey levels that were made under another window than asked for: they can't be undone."""
