@@ -248,7 +248,7 @@ def test_grey_levels_of_one_window_are_not_taken_for_those_of_another(folder: Pa
     source = ShardSource(tars)
     assert source.preprocess == {tmp_path / "out": reading_contract("header")}
     assert shown(source, "header") is source
-    with pytest.raises(DataError, match="don't share their preprocessing.*step 'read': window 'header' and 'lung'"):
+    with pytest.raises(DataError, match=r"don't share their preprocessing.*step 'read': window 'header' and 'lung'"):
         shown(source, "lung")
 
 
