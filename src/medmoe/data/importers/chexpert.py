@@ -97,7 +97,10 @@ def _found(job: Job, base: Path, where: str, row: Mapping[str, str], path: str, 
     if inside is None:
         what = f"the path {path!r} has no patient…/study…/view…"
         raise DataError(what, where=where, remedy="use the file as published")
-    own = Path(*Path(path).parts[1:])
+    top, *rest = Path(path).parts
+    places = [base / Path(*rest), base / path, base.parent / path]
+    if (base / top).is_dir():
+        places = [base / path]
     label, uncertain = labels_of(row, job.options["uncertain"], where)
     view = row.get("AP/PA") or row.get("Frontal/Lateral") or inside[3].rsplit("_")[-1].split(".")[0]
     cells = {
@@ -111,7 +114,7 @@ def _found(job: Job, base: Path, where: str, row: Mapping[str, str], path: str, 
         "split": split,
         "body_part": "chest",
     }
-    return Found(where, first_there(base / own, base / path, base.parent / path), cells)
+    return Found(where, first_there(*places), cells)
 
 
 _TERMS = "Stanford University Dataset Research Use Agreement: non-commercial research"

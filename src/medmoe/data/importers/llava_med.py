@@ -34,7 +34,12 @@ def read(job: Job) -> Iterator[Found]:
                 raise DataError("no 'image' of text", where=where, remedy="use the file as published")
             pair = image.rsplit(".")[0]
             own = articles.get(pair, pair.split("_")[0])
-            facts = {"modality": _modality(row.get("domain")), "patient_id": own, "study_id": own, "part": path.stem}
+            facts: dict[str, object] = {
+                "modality": _modality(row.get("domain")),
+                "patient_id": own,
+                "study_id": own,
+                "part": path.stem,
+            }
             for question, answer in _turns(row, where):
                 said = {"text": answer} if "alignment" in path.name else {"question": question, "answer": answer}
                 yield Found(where, images / image, facts | said)

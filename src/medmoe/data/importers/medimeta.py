@@ -90,7 +90,7 @@ def _label(own: NDArray[Any], classes: dict[int, str], where: str) -> str | None
 def _numbers(path: Path) -> NDArray[Any]:
     """Load the labels [n] or [n, L] of a task; one column is as good as none."""
     try:
-        labels = np.load(path, allow_pickle=False)
+        labels: NDArray[Any] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise unreadable(path, "a NumPy array of labels", error) from None
     return labels.reshape(len(labels)) if labels.size == len(labels) else labels

@@ -8,7 +8,7 @@ of uint8, `valid/…`, and `train-abnormal.csv`, `train-acl.csv`, `train-meniscu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def read(job: Job) -> Iterator[Found]:
         for case, (where, label) in sorted(labels.items()):
             for plane in _PLANES:
                 volume = base / theirs / plane / f"{case}.npy"
-                cells = {
+                cells: dict[str, object] = {
                     "modality": "mri",
                     "body_part": "knee",
                     "label": label,
@@ -68,7 +68,7 @@ def _wanted(text: str) -> int | None:
     return int(text)
 
 
-def _slices(job: Job, path: Path, name: str, wanted: int | None) -> Iterator[tuple[Path, Mapping[str, object]]]:
+def _slices(job: Job, path: Path, name: str, wanted: int | None) -> Iterator[tuple[Path, dict[str, object]]]:
     """Write the wanted slices of a volume; one that isn't there is handed on as a missing image."""
     if not path.is_file():
         yield path, {}
@@ -82,7 +82,7 @@ def _slices(job: Job, path: Path, name: str, wanted: int | None) -> Iterator[tup
 
 def _loaded(path: Path) -> NDArray[Any]:
     try:
-        volume = np.load(path, mmap_mode="r", allow_pickle=False)
+        volume: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise unreadable(path, "a NumPy array", error) from None
     if volume.ndim != 3 or not len(volume):

@@ -65,7 +65,7 @@ def _boxes(base: Path) -> dict[str, str]:
 
 
 def _splits(job: Job, base: Path) -> dict[str, str]:
-    splits = {}
+    splits: dict[str, str] = {}
     for split, name in (("train", "train_val_list.txt"), ("test", "test_list.txt")):
         path = base / name
         if not path.is_file():

@@ -99,7 +99,7 @@ ROWS = (
         url="https://zenodo.org/records/10821435",
         terms="CC BY or CC BY-NC, by image: license_information.csv",
         modality="several",
-        needs="train_captions.csv …, train/*.jpg or train_images/train/*.jpg …; license_information.csv, …_concepts.csv",
+        needs="train_captions.csv …, train/*.jpg or train_images/train/*.jpg …; license_information.csv, _concepts.csv",
         splits="official, by image; the column `article` says which images are of one article",
         read=read_roco,
     ),
