@@ -1,4 +1,4 @@
-"""What every row of `IMPORTERS` keeps: from the published layout to a manifest that opens, by patient, with its facts."""
+"""What every row of `IMPORTERS` keeps: the published layout becomes a manifest that opens, by patient, with its facts."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_missing_image_is_listed_with_its_row_and_left_out(name: str, tmp_path
     assert outcome.quarantine is not None
     listed = [json.loads(line) for line in outcome.quarantine.read_text().splitlines()]
     assert len(listed) == outcome.missing == whole.rows - outcome.rows
-    assert {Path(row["image"]).resolve() for row in listed} == {gone.resolve()}
+    assert {Path(row["image"]).name for row in listed} == {gone.name}
     assert all(Path(row["where"].rsplit(":", 1)[0]).exists() or Path(row["where"]).exists() for row in listed)
     ManifestSource(outcome.manifest, check_files=True)
     with pytest.raises(DataError, match="does not exist") as error:
