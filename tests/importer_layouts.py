@@ -24,15 +24,15 @@ REPORT = """                                 FINAL REPORT
 
  INDICATION:  ___F with new onset ascites  // eval for infection
 
- FINDINGS: 
- 
+ FINDINGS:
+
  There is a small {side} pleural effusion.  The lungs
  are otherwise clear.
 
- IMPRESSION: 
- 
+ IMPRESSION:
+
  Small {side} pleural effusion.
-"""  # noqa: W291 - as published
+"""
 SUBFIGURES = "caption_T060_filtered_top4_sep_v0_subfigures"
 
 
@@ -147,7 +147,9 @@ def chexpert(folder: Path) -> None:
                 *findings(Edema="-1.0", Lung_Opacity="1.0", Pleural_Effusion="1.0", Pneumonia="0.0"),
             ),
         ],
-        "valid": [("patient64541/study1/view1_frontal.jpg", "Male", 73, "Frontal", "PA", *findings(Cardiomegaly="1.0"))],
+        "valid": [
+            ("patient64541/study1/view1_frontal.jpg", "Male", 73, "Frontal", "PA", *findings(Cardiomegaly="1.0")),
+        ],
     }  # fmt: skip
     for split, own in rows.items():
         within = [(f"CheXpert-v1.0-small/{split}/{path}", *rest) for path, *rest in own]
@@ -193,7 +195,8 @@ def openi(folder: Path) -> None:
         pictures = "".join(f'<parentImage id="{name}"><figureId>F1</figureId></parentImage>' for name in images)
         text(
             folder / "ecgen-radiology" / f"{uid}.xml",
-            f'<?xml version="1.0" encoding="utf-8"?>\n<eCitation><uId id="CXR{uid}"/><MedlineCitation><Article><Abstract>'
+            '<?xml version="1.0" encoding="utf-8"?>\n'
+            f'<eCitation><uId id="CXR{uid}"/><MedlineCitation><Article><Abstract>'
             f'<AbstractText Label="COMPARISON">None.</AbstractText><AbstractText Label="INDICATION">Pain</AbstractText>'
             f'<AbstractText Label="FINDINGS">{findings_}</AbstractText>'
             f'<AbstractText Label="IMPRESSION">{impression}</AbstractText></Abstract></Article></MedlineCitation>'
@@ -284,7 +287,10 @@ def pmc_oa(folder: Path) -> None:
 
 def radimagenet(folder: Path) -> None:
     rows = {
-        "train": [("MR/af/Plantar_plate_tear/foot040499.png", "Plantar_plate_tear"), ("CT/abd/normal/abd-normal023849.png", "normal")],
+        "train": [
+            ("MR/af/Plantar_plate_tear/foot040499.png", "Plantar_plate_tear"),
+            ("CT/abd/normal/abd-normal023849.png", "normal"),
+        ],
         "val": [("US/thyroid/thyroid_nodule/thyroid000007.png", "thyroid_nodule")],
         "test": [("MR/knee/acl_tear/knee1.png", "acl_tear")],
     }  # fmt: skip
@@ -305,7 +311,7 @@ def quilt(folder: Path) -> None:
     )  # fmt: skip
     names = ("D1u1Ugr5XpY_image_0a.jpg", "D1u1Ugr5XpY_image_0b.jpg", "rUqjNq8k0Pc_image_0c.jpg", "1234.jpg")
     rows = [
-        (at, f"Glands, number {at}.", name, "openpath" if name == "1234.jpg" else "quilt", "val" if at == 2 else "train",
+        (at, f"Glands, number {at}.", name, ("quilt", "openpath")[at == 3], ("train", "val")[at == 2],
          "['Gastrointestinal']", "['a']", "b", "c", "[]", "1.0", 20, 24)
         for at, name in enumerate(names)
     ]  # fmt: skip
@@ -422,10 +428,11 @@ def ddti(folder: Path) -> None:
     ]
     marks = f"<mark><image>1</image><svg>{json.dumps(outline)}</svg></mark><mark><image>2</image><svg></svg></mark>"
     for number, tirads in ((1, "4a"), (2, "2"), (3, "")):
+        own = marks if number == 1 else marks.replace("<image>2</image>", "<image>1</image>")
         text(
             folder / f"{number}.xml",
             f"<case><number>{number}</number><age>49</age><sex>F</sex><composition>solid</composition>"
-            f"<tirads>{tirads}</tirads>{marks if number == 1 else marks.replace('<image>2</image>', '<image>1</image>')}</case>",
+            f"<tirads>{tirads}</tirads>{own}</case>",
         )
         picture(folder / f"{number}_1.jpg", number)
     picture(folder / "1_2.jpg", 9)
@@ -442,8 +449,11 @@ def tn3k(folder: Path) -> None:
 
 
 def medimeta(folder: Path) -> None:
-    several = "tasks:\n- task_name: findings\n  task_target: MULTILABEL_CLASSIFICATION\n  labels:\n    0: edema\n    1: hernia\n"
-    organ = "tasks:\n- task_name: organ label\n  task_target: MULTICLASS_CLASSIFICATION\n  labels:\n    0: heart\n    1: liver\n"
+    one = "tasks:\n- task_name: {}\n  task_target: {}_CLASSIFICATION\n  labels:\n    0: {}\n    1: {}\n"
+    several, organ = (
+        one.format("findings", "MULTILABEL", "edema", "hernia"),
+        one.format("organ label", "MULTICLASS", "heart", "liver"),
+    )
     for name, domain, tasks, labels in (
         ("organs_axial", "Abdominal CT", organ, [0, 1, 1]),
         ("cxr", "Chest X-ray", several, [[1, 0], [0, 0], [1, 1]]),

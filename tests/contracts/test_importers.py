@@ -1,4 +1,4 @@
-"""What every row of `IMPORTERS` keeps: the published layout becomes a manifest that opens, by patient, with its facts."""
+"""What every row of `IMPORTERS` keeps: the published layout becomes a manifest that opens, by patient, with facts."""
 
 from __future__ import annotations
 

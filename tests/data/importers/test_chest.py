@@ -138,7 +138,7 @@ def test_xml_that_declares_entities_is_refused(tmp_path: Path):
     LAYOUTS["openi"](tmp_path / "openi")
     bomb = '<!DOCTYPE a [<!ENTITY x "xxxx">]><eCitation>&x;</eCitation>'
     (tmp_path / "openi" / "ecgen-radiology" / "1.xml").write_text(bomb)
-    with pytest.raises(DataError, match="1.xml: not one of Open-i's reports"):
+    with pytest.raises(DataError, match=r"1\.xml: not one of Open-i's reports"):
         rows("openi", tmp_path / "openi")
 
 
