@@ -16,6 +16,7 @@ from medmoe.data.sources.manifest_write import read_all
 from medmoe.errors import DataError
 from medmoe.modalities import MODALITIES, resolve
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "public-data.md"
 NAMES = sorted(IMPORTERS)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".dcm", ".tiff", ".npy"}
 
@@ -47,6 +48,13 @@ def test_a_row_says_where_its_data_come_from_and_what_one_may_do_with_them(name:
     assert row.modality in (*MODALITIES, "several")
     assert all((row.title, row.terms, row.needs, row.splits))
     assert all(not o.allowed or o.default in o.allowed for o in row.options.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_on_public_data_describes_a_row_as_it_is(name: str):
+    row = IMPORTERS[name]
+    line = f"| `{name}` | [{row.title}]({row.url}) | {row.modality} | {row.needs} | {row.splits} | {row.terms} |"
+    assert line in PAGE.read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize("name", NAMES)

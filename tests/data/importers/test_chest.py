@@ -122,7 +122,7 @@ def test_the_reports_of_chexpert_5x200_are_read_and_all_of_it_is_for_testing(tmp
         "pleural effusion",
     ]
     assert {row["split"] for row in found} == {"test"}
-    assert found[0]["text"].startswith("1. One finding.")
+    assert found[0]["text"] == "1. One finding. 2. As before."
 
 
 def test_iu_xray_gives_the_same_reports_from_the_tables_and_from_the_xml(tmp_path: Path):
@@ -161,7 +161,7 @@ def test_nih_refuses_a_finding_that_it_does_not_have(tmp_path: Path):
 
 def test_rsna_gathers_boxes_by_image_and_patients_by_the_mapping(tmp_path: Path):
     first, second, third = rows("rsna-pneumonia", tmp_path / "rsna")
-    assert [row["label"] for row in (first, second, third)] == ["no lung opacity", "lung opacity", "no_finding"]
+    assert [row["label"] for row in (first, second, third)] == ["no lung opacity", "lung opacity", "normal"]
     assert [box["xyxy"] for box in json.loads(second["boxes"])] == [[26.0, 15.2, 35.0, 35.7], [5.0, 12.0, 13.0, 30.0]]
     assert (first["patient_id"], second["patient_id"], third["patient_id"]) == ("13774", "13774", "13775")
     assert first.get("boxes") is None

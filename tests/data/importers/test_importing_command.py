@@ -24,7 +24,7 @@ def test_the_list_is_printed():
     assert said.code == 0
     for name, row in IMPORTERS.items():
         assert f"{name}: {row.title}" in said.out
-        assert all(f"--set {option}=" in said.out for option in row.options)
+        assert all(f"--option {option}=" in said.out for option in row.options)
 
 
 def test_a_data_set_becomes_a_manifest_and_a_summary(tmp_path: Path):
@@ -42,7 +42,7 @@ def test_a_data_set_becomes_a_manifest_and_a_summary(tmp_path: Path):
 def test_options_and_splits_are_passed_on(tmp_path: Path):
     LAYOUTS["chexpert"](tmp_path / "chexpert")
     words = ("data", "import", "chexpert", tmp_path / "chexpert", "--out", tmp_path / "m.csv")
-    assert medmoe(*words, "--set", "uncertain=possible", "--split", "train", "--absolute").code == 0
+    assert medmoe(*words, "--option", "uncertain=possible", "--split", "train", "--absolute").code == 0
     assert "possible edema" in (tmp_path / "m.csv").read_text()
     assert "valid" not in (tmp_path / "m.csv").read_text()
 
@@ -54,7 +54,7 @@ def test_options_and_splits_are_passed_on(tmp_path: Path):
         (("data", "import", "mimic", "x", "--out", "m.csv"), "unknown data set 'mimic'"),
         (("data", "import", "nih-cxr14", "x", "--out", "m.csv"), "no such folder"),
         (("data", "import", "nih-cxr14", "x", "--out", "m.txt"), "unknown kind of manifest '.txt'"),
-        (("data", "import", "nih-cxr14", "x", "--out", "m.csv", "--set", "a"), "got 'a', allowed: name=value"),
+        (("data", "import", "nih-cxr14", "x", "--out", "m.csv", "--option", "a"), "got 'a', allowed: name=value"),
     ],
 )
 def test_mistakes_are_told_in_one_line(

@@ -134,12 +134,12 @@ def test_radimagenet_without_tables_is_read_from_its_folders(tmp_path: Path):
     assert "no splits" in outcome.notes[0]
 
 
-def test_the_categories_of_flairs_tables_are_labels_and_its_attributes_the_text(tmp_path: Path):
+def test_the_categories_and_attributes_of_flairs_tables_are_labels(tmp_path: Path):
     _, found = imported("flair", tmp_path / "flair")
     idrid, cataract, normal = found
-    assert (idrid["text"], idrid["source"]) == ("Hard exudates. Few cotton wool spots", "03_IDRID")
-    assert idrid["label"] == "severe diabetic retinopathy;noisy"
-    assert (cataract["label"], normal["label"], normal.get("text")) == ("cataract", "no_finding", None)
+    assert idrid["source"] == "03_IDRID"
+    assert idrid["label"] == "severe diabetic retinopathy;noisy;hard exudates;few cotton wool spots"
+    assert (cataract["label"], normal["label"], normal.get("text")) == ("cataract", "normal", None)
 
 
 def test_flairs_tables_may_lie_elsewhere(tmp_path: Path):
@@ -156,5 +156,5 @@ def test_flairs_tables_may_lie_elsewhere(tmp_path: Path):
 
 def test_mm_retinal_gives_english_captions_by_kind(tmp_path: Path):
     _, found = imported("mm-retinal", tmp_path / "mm")
-    assert [(row["modality"], row["domain"]) for row in found] == [("fundus", "cfp")] * 2 + [("oct", "oct")] * 2
+    assert [(row["modality"], row["kind"]) for row in found] == [("fundus", "CFP")] * 2 + [("oct", "OCT")] * 2
     assert found[0]["text"] == "Drusen at the macula, 0."

@@ -28,7 +28,7 @@ def imported(name: str, folder: Path) -> tuple[Outcome, list[dict[str, str | Non
 def test_the_masks_of_several_lesions_are_merged_and_those_of_normal_images_left_out(tmp_path: Path):
     _, found = imported("busi", tmp_path / "busi")
     one, two, malignant, normal = found
-    assert [row["label"] for row in found] == ["benign", "benign", "malignant", "no_finding"]
+    assert [row["label"] for row in found] == ["benign", "benign", "malignant", "normal"]
     assert one["mask"] == "busi/Dataset_BUSI_with_GT/benign/benign (1)_mask.png"
     assert two["mask"] == "m_images/benign (2)_mask.png"
     merged = read_mask(tmp_path / two["mask"])

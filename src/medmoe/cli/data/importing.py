@@ -20,8 +20,9 @@ def import_command(
     folder: Annotated[Path | None, typer.Argument(help="Its folder, as published.", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option(help="Manifest to write: .parquet, .csv or .jsonl.")] = None,
     split: Annotated[list[str], typer.Option(help="Only this split; repeatable.", show_default=False)] = [],  # noqa: B006
-    settings: Annotated[
-        list[str], typer.Option("--set", help="An option of the data set, name=value; repeatable.", show_default=False)
+    choices: Annotated[
+        list[str],
+        typer.Option("--option", help="An option of the data set, name=value; repeatable.", show_default=False),
     ] = [],  # noqa: B006
     absolute: Annotated[
         bool, typer.Option("--absolute", help="Write full paths, not relative to the manifest.")
@@ -44,7 +45,7 @@ def import_command(
         raise ConfigError("NAME, FOLDER and --out are needed", remedy=remedy)
     chosen = importer(name)
     outcome = import_set(
-        chosen, folder, out, options=pairs_of(settings, "--set"), splits=split, absolute=absolute, strict=strict
+        chosen, folder, out, options=pairs_of(choices, "--option"), splits=split, absolute=absolute, strict=strict
     )
     write_json(_summary(chosen, outcome), json)
     if json != "-":
@@ -74,7 +75,7 @@ def _print_row(row: Importer) -> None:
     say(f"    terms: {row.terms}")
     for name, option in row.options.items():
         allowed = f" [{', '.join(option.allowed)}]" if option.allowed else ""
-        say(f"    --set {name}={option.default or '…'}: {option.help}{allowed}")
+        say(f"    --option {name}={option.default or '…'}: {option.help}{allowed}")
 
 
 def _summary(row: Importer, outcome: Outcome) -> dict[str, object]:

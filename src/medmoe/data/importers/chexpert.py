@@ -104,7 +104,7 @@ def _found(job: Job, base: Path, where: str, row: Mapping[str, str], path: str, 
     label, uncertain = labels_of(row, job.options["uncertain"], where)
     view = row.get("AP/PA") or row.get("Frontal/Lateral") or inside[3].rsplit("_")[-1].split(".")[0]
     cells = {
-        "text": row.get("Report Impression") or None,
+        "text": " ".join(row.get("Report Impression", "").split()) or None,
         "modality": "xray",
         "label": label,
         "uncertain": uncertain,

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medmoe.data.importers.common import (
-    NO_FINDING,
     Found,
     Importer,
     Job,
@@ -30,21 +29,20 @@ _RETINAL = {"CFP": "fundus", "FFA": "fundus", "OCT": "oct"}
 
 
 def read_flair(job: Job) -> Iterator[Found]:
-    """Give the images of FLAIR's tables; each table is a source of its own."""
+    """Give the images of FLAIR's tables, categories and attributes as labels; each table is a source of its own."""
     said = job.options["tables"]
     folder = Path(said) if said else job.folder
     tables = [folder] if folder.is_file() else sorted(folder.glob("*.csv"))
     if not tables:
         what = "this isn't a folder of FLAIR's tables: found none of *.csv"
-        raise DataError(what, where=str(folder), remedy="say where the tables lie: --set tables=FOLDER")
+        raise DataError(what, where=str(folder), remedy="say where the tables lie: --option tables=FOLDER")
     for table in tables:
         for where, row in read_csv(table, "image"):
             if "categories" not in row and "caption" not in row:
                 raise DataError("no column 'categories' or 'caption'", where=str(table), remedy="take the file out")
-            labels = [NO_FINDING if label.lower() == "normal" else label for label in listed(row.get("categories", ""))]
-            said_of = listed(row.get("atributes", row.get("attributes", "")))
-            text = row.get("caption") or ". ".join(words[:1].upper() + words[1:] for words in said_of)
-            cells = {"text": text or None, "modality": "fundus", "label": join_labels(labels), "source": table.stem}
+            labels = [*listed(row.get("categories", "")), *listed(row.get("atributes", row.get("attributes", "")))]
+            text = row.get("caption") or None
+            cells = {"text": text, "modality": "fundus", "label": join_labels(labels), "source": table.stem}
             yield Found(where, job.folder / row["image"], cells)
 
 
@@ -54,7 +52,7 @@ def read_mm_retinal(job: Job) -> Iterator[Found]:
     for kind, modality in _RETINAL.items():
         for table in sorted(base.glob(f"{kind}_translated*.csv")):
             for where, row in read_csv(table, "Image_ID", "en_caption"):
-                cells = {"text": row["en_caption"] or None, "modality": modality, "domain": kind.lower()}
+                cells = {"text": row["en_caption"] or None, "modality": modality, "kind": kind}
                 yield Found(where, base / kind / row["Image_ID"], cells)
 
 

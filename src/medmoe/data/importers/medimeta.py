@@ -49,7 +49,7 @@ def _images(job: Job, folder: Path) -> Iterator[Found]:
     task = job.options["task"] or next(iter(tasks), "")
     if task not in tasks:
         what = f"{info['id']} has no task {task!r}; allowed: {', '.join(tasks)}"
-        raise ConfigError(what, where=str(folder), remedy="give one of these: --set task=NAME")
+        raise ConfigError(what, where=str(folder), remedy="give one of these: --option task=NAME")
     if not (folder / "images").is_dir():
         what = "no folder images; images.hdf5 is not read"
         raise DataError(what, where=str(folder), remedy="unpack the set's images")

@@ -94,7 +94,9 @@ class _Reports:
         there = (place / "files" if (place / "files").is_dir() else place for place in places if place.is_dir())
         self.folder = next(there, None)
         if job.options["reports"] and self.folder is None:
-            raise DataError("no such folder of reports", where=job.options["reports"], remedy="correct --set reports=…")
+            raise DataError(
+                "no such folder of reports", where=job.options["reports"], remedy="correct --option reports=…"
+            )
         self.last: tuple[str, str | None] = ("", None)
 
     def of(self, inside: str) -> str | None:

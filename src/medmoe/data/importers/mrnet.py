@@ -64,7 +64,7 @@ def _wanted(text: str) -> int | None:
         return 1 if text == "middle" else None
     if not text.isdigit() or int(text) == 0:
         what = f"got {text!r}; allowed: middle, all, or how many around the middle"
-        raise ConfigError(what, where="--set slices", remedy="give one of these")
+        raise ConfigError(what, where="--option slices", remedy="give one of these")
     return int(text)
 
 

@@ -108,11 +108,11 @@ def _checked(importer: Importer, given: Mapping[str, str]) -> dict[str, str]:
         if name not in importer.options:
             none = f"{importer.name} has no options" if not importer.options else ""
             what = none or unknown("option", name, importer.options)
-            raise ConfigError(what, where=f"--set {name}={value}", remedy="see: medmoe data import --list")
+            raise ConfigError(what, where=f"--option {name}={value}", remedy="see: medmoe data import --list")
         allowed = importer.options[name].allowed
         if allowed and value not in allowed:
             raise ConfigError(
-                unknown("value", value, allowed), where=f"--set {name}={value}", remedy="give one of these"
+                unknown("value", value, allowed), where=f"--option {name}={value}", remedy="give one of these"
             )
     return {name: given.get(name, option.default) for name, option in importer.options.items()}
 

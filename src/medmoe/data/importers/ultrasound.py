@@ -27,7 +27,6 @@ from PIL import Image, ImageDraw
 
 from medmoe.data.images import image_size, read_image, read_mask
 from medmoe.data.importers.common import (
-    NO_FINDING,
     Found,
     Importer,
     Job,
@@ -55,7 +54,7 @@ def read_busi(job: Job) -> Iterator[Found]:
             cells = {
                 "modality": "ultrasound",
                 "body_part": "breast",
-                "label": NO_FINDING if kind == "normal" else kind,
+                "label": kind,
                 "mask": mask,
             }
             yield Found(str(path), path, cells)
