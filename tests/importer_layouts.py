@@ -291,7 +291,7 @@ def radimagenet(folder: Path) -> None:
             ("MR/af/Plantar_plate_tear/foot040499.png", "Plantar_plate_tear"),
             ("CT/abd/normal/abd-normal023849.png", "normal"),
         ],
-        "val": [("US/thyroid/thyroid_nodule/thyroid000007.png", "thyroid_nodule")],
+        "val": [("US/liver/usn053022.png", "liver")],
         "test": [("MR/knee/acl_tear/knee1.png", "acl_tear")],
     }  # fmt: skip
     for split, own in rows.items():

@@ -112,6 +112,20 @@ def test_chexpert_is_found_from_the_folder_above(tmp_path: Path):
     assert len(rows("chexpert", tmp_path / "data")) == 4
 
 
+@pytest.mark.parametrize("tables", [".", "CheXpert-v1.0 batch 1 (validate & csv)"])
+def test_the_batches_of_chexpert_may_stay_as_they_come(tmp_path: Path, tables: str):
+    LAYOUTS["chexpert"](tmp_path / "small")
+    root = tmp_path / "chexpertchestxrays-u20210408"
+    first, second = root / "CheXpert-v1.0 batch 1 (validate & csv)", root / "CheXpert-v1.0 batch 2 (train 1)"
+    first.mkdir(parents=True)
+    (tmp_path / "small" / "valid").rename(first / "valid")
+    (tmp_path / "small" / "train").rename(second)
+    for name in ("train.csv", "valid.csv"):
+        (tmp_path / "small" / name).rename(root / tables / name)
+    found = rows("chexpert", root)
+    assert [row["image"].split("/")[1] for row in found] == [second.name] * 3 + [first.name]
+
+
 def test_the_reports_of_chexpert_5x200_are_read_and_all_of_it_is_for_testing(tmp_path: Path):
     found = rows("chexpert-5x200", tmp_path / "set")
     assert [row["label"] for row in found] == [
@@ -178,7 +192,7 @@ def test_rsna_gathers_boxes_by_image_and_patients_by_the_mapping(tmp_path: Path)
     ("report", "wanted", "text"),
     [
         ("FINDINGS: A.\nIMPRESSION: B.", "findings", "A."),
-        ("FINDINGS AND IMPRESSION: Both.", "findings+impression", "Both. Both."),
+        ("FINDINGS AND IMPRESSION: Both.", "findings+impression", "Both."),
         ("FINAL REPORT\n\n HISTORY: pain.\n\n The lungs are clear.\n", "findings+impression", "The lungs are clear."),
         ("FINDINGS: \n\nIMPRESSION:\n", "impression", None),
         ("FINDINGS: size 3: 4 cm.\nNote: kept.", "findings", "size 3: 4 cm. Note: kept."),

@@ -3,14 +3,16 @@
 Layout: CheXpert-v1.0 and CheXpert-v1.0-small (https://stanfordmlgroup.github.io/competitions/chexpert/): `train.csv`
 and `valid.csv` (and `test.csv`, where it was added) with `Path`, `Sex`, `Age`, `Frontal/Lateral`, `AP/PA` and 14
 findings that are 1, 0, -1 (uncertain) or blank; `Path` begins with the folder's own name, as in
-`CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg`. CheXpert 5x200 is `chexpert_5x200.csv` of GLoRIA
-(https://github.com/marshuang80/gloria) or `chexpert-5x200.csv` of UniMed-CLIP, with those columns or `imgpath`.
+`CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg`. The full size also comes in four folders such as
+`CheXpert-v1.0 batch 2 (train 1)/patient00001`, which may stay as they are. CheXpert 5x200 is `chexpert_5x200.csv` of
+GLoRIA (https://github.com/marshuang80/gloria) or `chexpert-5x200.csv` of UniMed-CLIP, with those columns or
+`imgpath`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from medmoe.data.importers.common import (
@@ -71,11 +73,12 @@ def labels_of(row: Mapping[str, str], policy: str, where: str) -> tuple[str | No
 def read(job: Job) -> Iterator[Found]:
     """Give the images of CheXpert."""
     base = base_of(job.folder, "train.csv", "valid.csv", what="CheXpert")
+    batches = sorted({*base.glob("CheXpert-v1.0 batch *"), *base.parent.glob("CheXpert-v1.0 batch *")})
     for split, name in _FILES.items():
         table = table_at(base, name)
         if table is not None:
             for where, row in read_csv(table, "Path", "No Finding"):
-                yield _found(job, base, where, row, row["Path"], split)
+                yield _found(job, base, where, row, row["Path"], split, batches)
 
 
 def read_5x200(job: Job) -> Iterator[Found]:
@@ -91,8 +94,10 @@ def read_5x200(job: Job) -> Iterator[Found]:
         yield _found(job, base, where, row, path, "test")
 
 
-def _found(job: Job, base: Path, where: str, row: Mapping[str, str], path: str, split: str) -> Found:
-    """Make an image of a row; its path may begin with the name of the folder or below it."""
+def _found(
+    job: Job, base: Path, where: str, row: Mapping[str, str], path: str, split: str, batches: Sequence[Path] = ()
+) -> Found:
+    """Make an image of a row; its path may begin with the name of the folder, and patients may lie in batches."""
     inside = re.search(r"(patient\d+)/(study\d+)/([^/]+)$", path)
     if inside is None:
         what = f"the path {path!r} has no patient…/study…/view…"
@@ -101,6 +106,8 @@ def _found(job: Job, base: Path, where: str, row: Mapping[str, str], path: str, 
     places = [base / Path(*rest), base / path, base.parent / path]
     if (base / top).is_dir():
         places = [base / path]
+    for batch in batches:
+        places += [batch / Path(*rest), batch / Path(*rest[1:])]
     label, uncertain = labels_of(row, job.options["uncertain"], where)
     view = row.get("AP/PA") or row.get("Frontal/Lateral") or inside[3].rsplit("_")[-1].split(".")[0]
     cells = {

@@ -1,10 +1,10 @@
 """RadImageNet: 1.35 million CT, MR and ultrasound images of 165 labels.
 
 Layout: the release on request (https://www.radimagenet.com/; Mei et al., 2022, https://doi.org/10.1148/ryai.210315):
-images at `radiology_ai/CT/abd/LABEL/….png` (modality, region, label) and `RadiologyAI_train.csv`,
-`RadiologyAI_val.csv`, `RadiologyAI_test.csv` with `filename` (relative to the folder that holds `radiology_ai`) and
-`label`. The tables may lie beside `radiology_ai` or in it; without them the folders are walked, and nothing is known
-of splits.
+images at `radiology_ai/CT/abd/LABEL/….png` (modality, region, label), of ultrasound at `radiology_ai/US/LABEL/….png`,
+and `RadiologyAI_train.csv`, `RadiologyAI_val.csv`, `RadiologyAI_test.csv` with `filename` (relative to the folder
+that holds `radiology_ai`) and `label`. The tables may lie beside `radiology_ai` or in it; without them the folders
+are walked, and nothing is known of splits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SPLITS = ("train", "val", "test")
 
 def read(job: Job) -> Iterator[Found]:
     """Give the images of RadImageNet."""
-    marks = ("RadiologyAI_*.csv", "radiology_ai", "CT/*/*", "MR/*/*", "US/*/*")
+    marks = ("RadiologyAI_*.csv", "radiology_ai", "CT/*/*", "MR/*/*", "US/*")
     base = base_of(job.folder, *marks, what="RadImageNet")
     inside = base / "radiology_ai"
     tables = {
@@ -39,21 +39,21 @@ def read(job: Job) -> Iterator[Found]:
 
 
 def _walked(base: Path) -> Iterator[Found]:
-    for path in sorted(base.glob("*/*/*/*.png")):
+    for path in sorted((*base.glob("*/*/*.png"), *base.glob("*/*/*/*.png"))):
         parts = path.relative_to(base).parts
-        yield Found(str(path), path, _facts(parts, parts[2], str(path)))
+        yield Found(str(path), path, _facts(parts, parts[-2], str(path)))
 
 
 def _facts(parts: tuple[str, ...], label: str, where: str) -> dict[str, object]:
-    """Give modality and region of a path `MR/knee/LABEL/….png`."""
+    """Give modality and region of a path `MR/knee/LABEL/….png` or `US/LABEL/….png`."""
     known = wordings()["radimagenet"]
     if len(parts) < 3 or parts[0] not in known["modality"]:
-        what = f"the path {'/'.join(parts)!r} doesn't begin with CT, MR or US, a region and a label"
+        what = f"the path {'/'.join(parts)!r} isn't CT, MR or US, a region (not of US) and a label"
         raise DataError(what, where=where, remedy="use the folders as published")
     words = " ".join(label.replace("_", " ").split()).lower()
     return {
         "modality": known["modality"][parts[0]],
-        "body_part": known["body_part"].get(parts[1].lower()),
+        "body_part": known["body_part"].get(parts[1].lower()) if len(parts) > 3 else None,
         "label": words,
     }
 
@@ -65,7 +65,7 @@ ROWS = (
         url="https://www.radimagenet.com/",
         terms="RadImageNet Research Use Agreement: non-commercial research, on request",
         modality="several",
-        needs="radiology_ai/{CT,MR,US}/REGION/LABEL/*.png; RadiologyAI_{train,val,test}.csv",
+        needs="radiology_ai/{CT,MR}/REGION/LABEL/*.png, radiology_ai/US/LABEL/*.png; RadiologyAI_{train,val,test}.csv",
         splits="official; the tables name no patients, so that can't be checked",
         read=read,
     ),

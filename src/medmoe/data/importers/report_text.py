@@ -52,14 +52,17 @@ def described(report: str, wanted: str) -> str | None:
     if wanted == "all":
         return " ".join(report.split()) or None
     found = sections_of(report)
-    has = {name: joined(found, name) for name in ("findings", "impression")}
-    if not any(has.values()):
-        paragraphs = [" ".join(text.split()) for text in re.split(r"\n[ \t]*\n", report)]
-        last = next((text for text in reversed(paragraphs) if text), "")
-        return re.sub(r"^[A-Z][A-Z /()&-]{2,40}:\s*", "", last) or None
-    return " ".join(filter(None, (has[name] for name in wanted.split("+")))) or None
+    asked = _named(found, wanted.split("+"))
+    if asked:
+        return " ".join(asked)
+    if _named(found, ["findings", "impression"]):
+        return None
+    paragraphs = [" ".join(text.split()) for text in re.split(r"\n[ \t]*\n", report)]
+    last = next((text for text in reversed(paragraphs) if text), "")
+    return re.sub(r"^[A-Z][A-Z /()&-]{2,40}:\s*", "", last) or None
 
 
-def joined(found: dict[str, str], name: str) -> str:
-    """Join the sections whose headings contain a word, such as FINDINGS and FINDINGS AND IMPRESSION."""
-    return " ".join(text for heading, text in found.items() if name in heading.split())
+def _named(found: dict[str, str], names: list[str]) -> list[str]:
+    """Give the sections whose headings contain one of some words, each once: FINDINGS, FINDINGS AND IMPRESSION."""
+    headings = dict.fromkeys(heading for name in names for heading in found if name in heading.split())
+    return [found[heading] for heading in headings]
