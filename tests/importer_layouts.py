@@ -352,6 +352,7 @@ def llava_med(folder: Path) -> None:
         }
     ]
     text(folder / "llava_med_image_urls.jsonl", "".join(json.dumps(row) + "\n" for row in urls))
+    text(folder / "instruct" / "llava_med_instruct_fig_captions.json", json.dumps([{"pair_id": "34150979_Fig6"}]))
     for number, pair in enumerate(("28707733_F1", "34150979_Fig6", "17506892_F1")):
         picture(folder / "images" / f"{pair}.jpg", number)
 
@@ -461,6 +462,11 @@ def medimeta(folder: Path) -> None:
         base = folder / name
         text(base / "info.yaml", f"id: {name}\nname: {name}\ndomain: {domain}\ninput_size: [1, 224, 224]\n{tasks}")
         (base / "task_labels").mkdir(parents=True)
+        head = ("filepath", "original_filepath", "original_split", *(("patient_id",) if name == "cxr" else ()))
+        own = [
+            (f"images/{at:06}.tiff", f"a/{at}.png", "train", *((f"p{at}",) if name == "cxr" else ())) for at in range(3)
+        ]
+        table(base / "annotations.csv", head, own)
         np.save(
             base / "task_labels" / f"{'organ label' if name == 'organs_axial' else 'findings'}.npy", np.array(labels)
         )

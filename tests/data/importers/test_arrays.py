@@ -135,6 +135,7 @@ def test_medimeta_reads_one_set_or_several_and_the_task_asked_for(tmp_path: Path
     assert set(by_source) == {"medimeta-organs_axial", "medimeta-cxr"}
     assert [row["label"] for row in found] == ["edema", "no_finding", "edema;hernia", "heart", "liver", "liver"]
     assert [row["split"] for row in found[:3]] == ["train", "val", "test"]
+    assert [row["patient_id"] for row in found] == ["p0", "p1", "p2", None, None, None]
     assert (by_source["medimeta-cxr"]["modality"], by_source["medimeta-organs_axial"]["modality"]) == ("xray", "ct")
     one = rows("medimeta", tmp_path / "medimeta" / "organs_axial", task="organ label")
     assert [row["label"] for row in one] == ["heart", "liver", "liver"]

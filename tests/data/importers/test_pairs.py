@@ -98,6 +98,16 @@ def test_captions_become_texts_and_conversations_questions_with_answers(tmp_path
     assert (sample.question, sample.answer) == ("What is shown?", "A chest X-ray.")
 
 
+def test_files_of_llava_med_that_overlap_are_told_apart(tmp_path: Path):
+    LAYOUTS["llava-med"](tmp_path / "llava")
+    folder = tmp_path / "llava" / "instruct"
+    shutil.copy(folder / "llava_med_instruct_10k.json", folder / "llava_med_instruct_60k.json")
+    outcome, found = imported("llava-med", tmp_path / "llava")
+    parts = [row["part"] for row in found]
+    assert [parts.count(f"llava_med_{one}") for one in ("alignment_500k", "instruct_10k", "instruct_60k")] == [1, 3, 3]
+    assert "same figures" in outcome.notes[0]
+
+
 def test_a_json_list_is_read_object_by_object_wherever_the_pieces_end(tmp_path: Path):
     rows = [{"id": str(at), "text": "]},{[" * (at % 4000), "more": {"a": [1, 2]}} for at in range(0, 40000, 997)]
     for indent in (None, 1):

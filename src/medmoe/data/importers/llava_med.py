@@ -4,8 +4,8 @@ Layout: what https://github.com/microsoft/LLaVA-Med describes (Li et al., 2023, 
 `llava_med_alignment_500k.json`, `llava_med_instruct_10k.json` and its kin, in the folder or in `data/alignment` and
 `data/instruct`: lists of objects with `id`, `image` (`17506892_F1.jpg`), `domain` (`chest_xray`, `ct_scan`, `mri`,
 `histology`, `gross`: true or false) and `conversatons`, spelled so (a few copies say `conversations`): turns `from`
-human and gpt. `llava_med_image_urls.jsonl` (pair_id, pmc_tar_url, image_file_path) tells the article of each image;
-`images/PAIR_ID.jpg`.
+human and gpt. `llava_med_image_urls.jsonl` (pair_id, pmc_tar_url, image_file_path) tells the article of each image.
+`llava_med_instruct_fig_captions.json`, which is no conversation, is left out. Images are at `images/PAIR_ID.jpg`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ def read(job: Job) -> Iterator[Found]:
     base = base_of(job.folder, *marks, what="LLaVA-Med")
     articles = _articles(base)
     images = first_there(base / "images", base / "data" / "images")
-    for path in sorted({path for mark in marks for path in base.glob(mark)}):
+    parts = sorted({path for mark in marks for path in base.glob(mark) if not path.stem.endswith("fig_captions")})
+    if sum("instruct" in path.name for path in parts) > 1:
+        job.notes.append(
+            "several instruct files ask about the same figures: the column `part` tells which file is which"
+        )
+    for path in parts:
         for where, row in read_json_list(path):
             image = row.get("image")
             if not isinstance(image, str):

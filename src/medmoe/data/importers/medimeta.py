@@ -3,8 +3,9 @@
 Layout: https://zenodo.org/records/7884735 (Woerner et al., 2025, https://doi.org/10.1038/s41597-025-04866-4), as
 https://github.com/StefanoWoerner/medimeta-pytorch reads it: one folder a set with `info.yaml` (`id`, `domain`,
 `tasks` with `task_name` and `labels`), `task_labels/TASK.npy` (a class number an image, or a row of 0 and 1 where
-there are several), `images/000000.tiff`, and `splits/{train,val,test}.txt`, each a list of `images/000000.tiff`. The
-same images in `images.hdf5` are not read, as that would need another library: unpack the images beside it.
+there are several), `images/000000.tiff`, `annotations.csv` with `filepath` and, where it is known, `patient_id`, and
+`splits/{train,val,test}.txt`, each a list of `images/000000.tiff`. The same images in `images.hdf5` are not read, as
+that would need another library: unpack the images beside it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from medmoe.data.importers.common import (
     Option,
     base_of,
     join_labels,
+    read_csv,
     unreadable,
     wordings,
 )
@@ -65,16 +67,25 @@ def _images(job: Job, folder: Path) -> Iterator[Found]:
     modality = _modality(str(info.get("domain", "")))
     if modality is None:
         job.notes.append(f"{info['id']}: the domain {info.get('domain')!r} is no modality known here; left blank")
+    patients = _patients(folder / "annotations.csv")
     table = folder / "task_labels" / f"{task}.npy"
     for at, own in enumerate(_numbers(table)):
         where, name = f"{table}:{at + 1}", f"{at:06d}.tiff"
         cells = {
             "modality": modality,
             "label": _label(own, classes, where),
+            "patient_id": patients.get(name),
             "split": splits.get(name),
             "source": f"medimeta-{info['id']}",
+            "license": str(info["license"]) if info.get("license") else None,
         }
         yield Found(where, folder / "images" / name, cells)
+
+
+def _patients(table: Path) -> dict[str, str]:
+    """Give the patient of each image, where the set tells."""
+    rows = read_csv(table, "filepath") if table.is_file() else ()
+    return {Path(row["filepath"]).name: row["patient_id"] for _, row in rows if row.get("patient_id")}
 
 
 def _label(own: NDArray[Any], classes: dict[int, str], where: str) -> str | None:
@@ -124,8 +135,8 @@ ROWS = (
         url="https://zenodo.org/records/7884735",
         terms="CC BY-SA 4.0 or CC BY-NC-SA 4.0: LICENSE in the set's folder",
         modality="several",
-        needs="info.yaml, task_labels/*.npy, images/000000.tiff …, splits/*.txt: one set's folder, or one of several",
-        splits="official; no patients",
+        needs="info.yaml, task_labels/*.npy, images/000000.tiff …, splits/*.txt; annotations.csv: of one set or several",
+        splits="official; patients where annotations.csv tells them",
         read=read,
         options={"task": Option("", "which of the set's tasks labels the images; the first by default")},
     ),
