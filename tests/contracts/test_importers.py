@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 from collections import defaultdict
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from medmoe.data.importers import IMPORTERS
 from medmoe.data.importers.run import Outcome, import_set
 from medmoe.data.sources.manifest import ManifestSource
 from medmoe.data.sources.manifest_write import read_all
-from medmoe.errors import DataError
+from medmoe.errors import DataError, UserError
 from medmoe.modalities import MODALITIES, resolve
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "public-data.md"
@@ -147,3 +149,22 @@ def test_a_missing_image_is_listed_with_its_row_and_left_out(name: str, tmp_path
         import_set(IMPORTERS[name], folder, tmp_path / "strict.parquet", strict=True)
     assert error.value.where == listed[0]["where"]
     assert not (tmp_path / "strict.parquet").exists()
+
+
+TABLES = {".csv", ".gz", ".json", ".jsonl", ".xml", ".txt", ".npz", ".npy", ".yaml"}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "busi"])  # which has no table
+def test_a_damaged_table_is_read_or_told_never_a_crash(name: str, tmp_path: Path):
+    rng, folder = random.Random(name), tmp_path / "published"
+    LAYOUTS[name](folder)
+    tables = sorted(path for path in folder.rglob("*") if path.suffix in TABLES)
+    for _ in range(12):
+        path = rng.choice(tables)
+        whole = path.read_bytes()
+        at, more = rng.randrange(len(whole)), rng.choice((b"", b",", b'"', b"\n", b"\0", b"null", b"\xff", b"[", b"-"))
+        path.write_bytes(whole[:at] + more + whole[at + rng.choice((0, 1, 20, len(whole))) :])
+        with contextlib.suppress(UserError):
+            import_set(IMPORTERS[name], folder, tmp_path / "m.parquet")
+        path.write_bytes(whole)
+    assert import_set(IMPORTERS[name], folder, tmp_path / "m.parquet").rows > 0

@@ -6,6 +6,9 @@ import ast
 import csv
 import gzip
 import json
+import tokenize
+import warnings
+import xml.etree.ElementTree as ET
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +25,9 @@ from medmoe.errors import DataError
 
 NO_FINDING = "no_finding"  # the label that a manifest gives an image without findings
 _BLOCK = 1 << 16  # characters of JSON read at once
+_LARGEST_XML = 1 << 20  # bytes; the reports and cases that are read have some thousand
+# What NumPy raises for the header of an array that isn't one.
+NO_ARRAY = (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +214,35 @@ def read_json_list(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 text = text[end:]
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise unreadable(path, "a JSON list of objects", error) from None
+
+
+def read_xml(path: Path, what: str) -> ET.Element:
+    """Parse a small XML file; one with declarations of its own, which can blow up, is refused.
+
+    Raises:
+        DataError: If it can't be read, is too large, or has such declarations.
+    """
+    try:
+        held = path.read_bytes()
+        if len(held) > _LARGEST_XML or b"<!ENTITY" in held:
+            raise DataError(f"not {what}", where=str(path), remedy="download it again")
+        return ET.fromstring(held)
+    except (OSError, ET.ParseError, LookupError, ValueError) as error:
+        raise unreadable(path, "XML", error) from None
+
+
+def load_array(path: Path) -> NDArray[Any]:
+    """Map a `.npy` file into memory; objects in it are never unpickled.
+
+    Raises:
+        DataError: If it is no plain array.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of headers that Python 2 wrote
+            return cast("NDArray[Any]", np.load(path, mmap_mode="r", allow_pickle=False))
+    except NO_ARRAY as error:
+        raise unreadable(path, "a NumPy array", error) from None
 
 
 def unreadable(path: Path, wanted: str, error: Exception) -> DataError:

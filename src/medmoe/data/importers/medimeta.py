@@ -26,6 +26,7 @@ from medmoe.data.importers.common import (
     Option,
     base_of,
     join_labels,
+    load_array,
     read_csv,
     unreadable,
     wordings,
@@ -100,10 +101,9 @@ def _label(own: NDArray[Any], classes: dict[int, str], where: str) -> str | None
 
 def _numbers(path: Path) -> NDArray[Any]:
     """Load the labels [n] or [n, L] of a task; one column is as good as none."""
-    try:
-        labels: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise unreadable(path, "a NumPy array of labels", error) from None
+    labels = load_array(path)
+    if not labels.ndim:
+        raise DataError("a single number, not a label for each image", where=str(path), remedy="download it again")
     return labels.reshape(len(labels)) if labels.size == len(labels) else labels
 
 
@@ -125,7 +125,10 @@ def _info(path: Path) -> dict[str, Any]:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").split() if path.is_file() else []
+    try:
+        return path.read_text(encoding="utf-8").split() if path.is_file() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(path, "a list of images", error) from None
 
 
 ROWS = (
@@ -135,7 +138,7 @@ ROWS = (
         url="https://zenodo.org/records/7884735",
         terms="CC BY-SA 4.0 or CC BY-NC-SA 4.0: LICENSE in the set's folder",
         modality="several",
-        needs="info.yaml, task_labels/*.npy, images/000000.tiff …, splits/*.txt; annotations.csv: of one set or several",
+        needs="info.yaml, task_labels/*.npy, images/000000.tiff …, splits/*.txt; annotations.csv; or a folder of such",
         splits="official; patients where annotations.csv tells them",
         read=read,
         options={"task": Option("", "which of the set's tasks labels the images; the first by default")},

@@ -22,7 +22,17 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from medmoe.data.importers.common import NO_FINDING, Found, Importer, Job, base_of, join_labels, put_png, unreadable
+from medmoe.data.importers.common import (
+    NO_ARRAY,
+    NO_FINDING,
+    Found,
+    Importer,
+    Job,
+    base_of,
+    join_labels,
+    put_png,
+    unreadable,
+)
 from medmoe.errors import DataError, unknown
 
 _SPLITS = ("train", "val", "test")
@@ -120,7 +130,7 @@ def stream_array(archive: Path, name: str) -> Iterator[NDArray[Any]]:
                 if len(held) != size:
                     raise EOFError("the array ends early")
                 yield np.frombuffer(held, dtype).reshape(shape[1:])
-    except (KeyError, ValueError, EOFError, OSError, zlib.error, zipfile.BadZipFile) as error:
+    except (*NO_ARRAY, KeyError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
         raise unreadable(archive, f"a NumPy archive with {name}", error) from None
 
 

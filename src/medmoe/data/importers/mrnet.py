@@ -23,9 +23,9 @@ from medmoe.data.importers.common import (
     Option,
     base_of,
     join_labels,
+    load_array,
     put_png,
     read_csv,
-    unreadable,
     wordings,
 )
 from medmoe.errors import ConfigError, DataError
@@ -81,10 +81,7 @@ def _slices(job: Job, path: Path, name: str, wanted: int | None) -> Iterator[tup
 
 
 def _loaded(path: Path) -> NDArray[Any]:
-    try:
-        volume: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise unreadable(path, "a NumPy array", error) from None
+    volume = load_array(path)
     if volume.ndim != 3 or not len(volume):
         raise DataError(
             f"an array {list(volume.shape)}, wanted [slices, H, W]", where=str(path), remedy="download it again"

@@ -10,7 +10,6 @@ patient (Demner-Fushman et al., 2016, https://doi.org/10.1093/jamia/ocv080).
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from medmoe.data.importers.common import (
     images_below,
     join_labels,
     read_csv,
-    unreadable,
+    read_xml,
 )
 from medmoe.errors import DataError
 
@@ -33,7 +32,6 @@ _SECTIONS = Option(
     "findings+impression", "which part of the report is the text", ("findings+impression", "findings", "impression")
 )
 _PARTS = ("ecgen-radiology", "NLMCXR_reports", "NLMCXR_reports/ecgen-radiology", "reports/ecgen-radiology")
-_LARGEST = 1 << 20  # bytes; the reports have some thousand
 
 
 def read_kaggle(job: Job) -> Iterator[Found]:
@@ -53,14 +51,14 @@ def read_kaggle(job: Job) -> Iterator[Found]:
         yield _found(where, images / row["filename"], row["uid"], text, label, row["projection"] or None)
 
 
-def read_xml(job: Job) -> Iterator[Found]:
+def read_original(job: Job) -> Iterator[Found]:
     """Give the images of Open-i's XML, in order of the reports' numbers."""
     marks = [f"{part}/*.xml" for part in _PARTS]
     base = base_of(job.folder, *marks, what="Open-i's chest X-rays")
     folder = next(base / part for part in _PARTS if any((base / part).glob("*.xml")))
     pictures = images_below(base, base / "images", base / "images" / "NLMCXR_png", base / "NLMCXR_png", base / "png")
     for path in sorted(folder.glob("*.xml"), key=lambda path: (len(path.stem), path.stem)):
-        report = _parsed(path)
+        report = read_xml(path, "one of Open-i's reports")
         sections = {
             (part.get("Label") or "").lower(): " ".join((part.text or "").split())
             for part in report.iter("AbstractText")
@@ -100,17 +98,6 @@ def _labels(terms: list[str]) -> list[str]:
     return [NO_FINDING if head == "normal" else head for head in heads if head and head != "no indexing"]
 
 
-def _parsed(path: Path) -> ET.Element:
-    """Parse an XML file; one with declarations of its own, which can blow up, is refused."""
-    try:
-        text = path.read_bytes()
-        if len(text) > _LARGEST or b"<!ENTITY" in text:
-            raise DataError("not one of Open-i's reports", where=str(path), remedy="download it again")
-        return ET.fromstring(text)
-    except (OSError, ET.ParseError) as error:
-        raise unreadable(path, "XML", error) from None
-
-
 _TERMS = "CC BY-NC-ND 4.0, as Open-i says"
 ROWS = (
     Importer(
@@ -132,7 +119,7 @@ ROWS = (
         modality="xray",
         needs="ecgen-radiology/*.xml, and CXR….png in the folder, images/ or NLMCXR_png/",
         splits="none",
-        read=read_xml,
+        read=read_original,
         options={"sections": _SECTIONS},
     ),
 )

@@ -16,7 +16,6 @@ from __future__ import annotations
 import glob
 import json
 import re
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from medmoe.data.importers.common import (
     images_below,
     put_png,
     read_csv,
+    read_xml,
     unreadable,
     worded,
 )
@@ -80,7 +80,7 @@ def read_ddti(job: Job) -> Iterator[Found]:
     """Give the images of DDTI; outlines of nodules become a mask and boxes, the TI-RADS category a label."""
     base = base_of(job.folder, "[0-9]*.xml", what="DDTI")
     for path in sorted(base.glob("[0-9]*.xml"), key=_by_number):
-        case = _case(path)
+        case = read_xml(path, "one of DDTI's cases")
         tirads = (case.findtext("tirads") or "").strip().lower()
         marks: dict[str, list[list[tuple[float, float]]]] = {}
         for mark in case.iter("mark"):
@@ -97,16 +97,6 @@ def read_ddti(job: Job) -> Iterator[Found]:
                 "study_id": path.stem,
             }
             yield Found(str(path), image, cells | _drawn(job, image, marks.get(number, [])))
-
-
-def _case(path: Path) -> ET.Element:
-    try:
-        held = path.read_bytes()
-        if b"<!ENTITY" in held:
-            raise DataError("not one of DDTI's cases", where=str(path), remedy="download it again")
-        return ET.fromstring(held)
-    except (OSError, ET.ParseError) as error:
-        raise unreadable(path, "XML", error) from None
 
 
 def _outlines(svg: str, where: str) -> list[list[tuple[float, float]]]:
