@@ -2,13 +2,12 @@
 
 Layouts: BUSI (https://scholar.cu.edu.eg/?q=afahmy/pages/dataset; Al-Dhabyani et al., 2020,
 https://doi.org/10.1016/j.dib.2019.104863): `Dataset_BUSI_with_GT/benign/benign (1).png` with `benign (1)_mask.png`
-and, of several lesions, `…_mask_1.png`. DDTI (http://cimalab.unal.edu.co; Pedraza et al., 2015,
+and, of several lesions, `…_mask_1.png`. DDTI (http://cimalab.intec.co/applications/thyroid/; Pedraza et al., 2015,
 https://doi.org/10.1117/12.2073532; Kaggle's `ddti-thyroid-ultrasound-images`): `1.xml` with `number`, `tirads` and
 `mark` (`image`, `svg`: a JSON list of outlines) and `1_1.jpg`, `1_2.jpg`. TN3K
-(https://github.com/haifangong/TRFE-Net-for-thyroid-nodule-segmentation; Gong et al., 2021,
-https://arxiv.org/abs/2307.12676): `trainval-image/0000.jpg`, `trainval-mask/0000.jpg`, `test-image/`, `test-mask/`,
-`tn3k-trainval-fold0.json`; `label4trainval.csv` and `label4test.csv` (0 benign, 1 malignant) are of
-https://github.com/chenghui-666/ACL.
+(https://github.com/haifangong/TRFE-Net-for-thyroid-nodule-segmentation; Gong et al., ISBI 2021):
+`trainval-image/0000.jpg`, `trainval-mask/0000.jpg`, `test-image/`, `test-mask/`, `tn3k-trainval-fold0.json`;
+`label4trainval.csv` and `label4test.csv` (0 benign, 1 malignant) are of https://github.com/chenghui-666/ACL.
 """
 
 from __future__ import annotations
