@@ -198,7 +198,7 @@ def killed(asked: dict[str, Any], folder: Path, kills: int) -> dict[str, Any]:
             while target is not None and any(process.poll() is None for process in running):
                 if min(len(lines_of(one)) for one in ranks) >= target:
                     break
-                time.sleep(0.002)
+                time.sleep(0.005)
             if target is not None:
                 late += sum(process.poll() is not None for process in running)
                 for process in running:
