@@ -22,6 +22,8 @@ from PIL import Image, UnidentifiedImageError
 from medmoe.data.deep import is_deep_colour, read_deep_colour
 from medmoe.data.dicom import dicom_size, is_dicom, read_dicom
 from medmoe.data.jpeg import read_jpeg
+from medmoe.data.levels import MAX_PIXELS as MAX_PIXELS
+from medmoe.data.levels import stretch as stretch
 from medmoe.data.reading import USUAL, Reading
 from medmoe.errors import DataError
 
@@ -29,9 +31,6 @@ Pixels = NDArray[Any]
 
 # Formats that hold pixels and nothing to execute (Pillow would run Ghostscript on an EPS file).
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "DIB", "GIF", "WEBP", "PPM", "JPEG2000")
-
-# More pixels than Pillow itself accepts in one image: a decompression bomb or a whole slide.
-MAX_PIXELS = 178_956_970
 
 _WIDTH_TAG, _HEIGHT_TAG, _ORIENTATION_TAG = 256, 257, 274
 _SIDEWAYS = (5, 6, 7, 8)
@@ -126,32 +125,6 @@ def from_pillow(image: Image.Image, *, where: str = "image") -> Pixels:
     with _reading(where):
         orientation = 1 if image.format == "TIFF" else _orientation(image)
         return stretch(flatten_grey(_upright(_values(image), orientation)), where=where)
-
-
-def stretch(pixels: Pixels, *, where: str | Path | None = None) -> Pixels:
-    """Bring values deeper than 8 bits to float32 in [0, 1] by their own minimum and maximum.
-
-    Args:
-        pixels: [H, W] or [H, W, 3]; the channels of a colour image are stretched together. uint8 is left as it is.
-        where: The file, for the error.
-
-    Raises:
-        DataError: If a value is NaN or infinite.
-    """
-    if pixels.dtype == np.uint8:
-        return pixels
-    low, high = float(pixels.min()), float(pixels.max())  # NaN passes through both
-    if not np.isfinite((low, high)).all():
-        raise DataError(
-            "the image has NaN or infinite pixels", where=str(where) if where else None, remedy="export it again"
-        )
-    if high <= low:
-        return np.zeros(pixels.shape, np.float32)
-    # 32-bit and wider values need float64 for the subtraction, 16-bit ones don't.
-    exact = pixels.astype(np.float64 if pixels.itemsize > 2 else np.float32)
-    np.subtract(exact, low, out=exact)
-    np.divide(exact, high - low, out=exact)
-    return exact.astype(np.float32, copy=False)
 
 
 def flatten_grey(pixels: Pixels) -> Pixels:
