@@ -19,8 +19,8 @@ _MOST_HEADER = 4_000_000  # bytes of a deflated header: more is a bomb
 _MOST_INFLATED = 1_500_000_000
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 _VRS = (
-    b"AE", b"AS", b"CS", b"DA", b"DS", b"DT", b"IS", b"LO", b"LT", b"OB", b"PN", b"SH", b"SQ", b"ST", b"TM", b"UI", b"UL",
-    b"UN", b"US", b"UT",
+    b"AE", b"AS", b"CS", b"DA", b"DS", b"DT", b"IS", b"LO", b"LT", b"OB", b"PN", b"SH", b"SQ", b"ST", b"TM", b"UI",
+    b"UL", b"UN", b"US", b"UT",
 )  # fmt: skip
 
 # Numbers of the elements that are read: asking for one that isn't there by its name takes far longer.
