@@ -8,8 +8,9 @@ Ours is pydicom with its plug-ins, the modality transform and the window of `med
   lossless, JPEG-LS, 12-bit JPEG), GDCM is no independent route and isn't counted as one.
 - `dcmtk`: DCMTK's codecs (`dcmdjpeg`, `dcmdjpls`, `dcmdrle`), for the values; `dcm2pnm` for the grey levels that are
   shown, with its parser, modality transform, window and polarity. Needs Debian's package dcmtk.
-- `ffmpeg`: FFmpeg's own JPEG 2000 and JPEG-LS decoders, for lossless grey and colour codestreams. Needs ffmpeg.
-- `twin`: the same image, stored uncompressed in another file of the collection, read byte by byte.
+- `ffmpeg`: FFmpeg's own decoders of JPEG 2000, JPEG-LS and lossless JPEG. Needs ffmpeg.
+- `twin`: the same image, stored uncompressed in another file of the collection, read byte by byte; `bytes`: floats,
+  likewise.
 - `nibabel`, for volumes: the whole volume turned to RAS by `as_closest_canonical`, then cut.
 
 Two things are compared for each frame: what the pixels measure (equal; for lossy codecs within one grey level of the
@@ -59,7 +60,10 @@ DCMTK = {
     **dict.fromkeys(["1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"], "dcmdjpls"),
     "1.2.840.10008.1.2.5": "dcmdrle",
 }
-FFMPEG = {f"1.2.840.10008.1.2.4.{number}" for number in (80, 90)}
+FFMPEG = {
+    "1.2.840.10008.1.2.4.57": "mjpeg", "1.2.840.10008.1.2.4.70": "mjpeg", "1.2.840.10008.1.2.4.80": "jpegls",
+    "1.2.840.10008.1.2.4.81": "jpegls", "1.2.840.10008.1.2.4.90": "jpeg2000", "1.2.840.10008.1.2.4.91": "jpeg2000",
+}  # fmt: skip
 # Compressed files and the file that holds the same pixels uncompressed.
 TWINS = {
     "693_J2KR.dcm": "693_UNCR.dcm", "MR2_J2KR.dcm": "MR2_UNCR.dcm", "RG1_J2KR.dcm": "RG1_UNCR.dcm",
@@ -69,7 +73,9 @@ TWINS = {
     "emri_small_jpeg_ls_lossless.dcm": "emri_small.dcm", "SC_rgb_rle.dcm": "SC_rgb.dcm",
     "SC_rgb_rle_16bit.dcm": "SC_rgb_16bit.dcm", "SC_rgb_rle_32bit.dcm": "SC_rgb_32bit.dcm",
     "OBXXXX1A_rle.dcm": "OBXXXX1A.dcm", "rtdose_rle.dcm": "rtdose.dcm", "rtdose_rle_1frame.dcm": "rtdose_1frame.dcm",
+    "rtdose_expb.dcm": "rtdose.dcm", "rtdose_expb_1frame.dcm": "rtdose_1frame.dcm",
 }  # fmt: skip
+WINDOW_TAGS = (0x00281050, 0x00281051, 0x00283010)
 MOST_FRAMES = 15  # of a file that are all compared; of longer ones the first, the middle and the last
 
 
@@ -99,6 +105,7 @@ class Apart:
 
     @classmethod
     def call(cls, path: Path, frame: int) -> tuple[Array, float, float, bool]:
+        """Call `in_gdcm` there."""
         cls.pool = cls.pool or ProcessPoolExecutor(1)
         try:
             return cls.pool.submit(in_gdcm, path, frame).result()
@@ -194,27 +201,43 @@ def by_dcmtk(path: Path, header: Any, frame: int) -> Array:
 
 
 def by_ffmpeg(path: Path, header: Any, frame: int) -> Array:
-    """Give a frame's values: its codestream decoded by FFmpeg's own decoders."""
-    if str(header.file_meta.TransferSyntaxUID) not in FFMPEG or shutil.which("ffmpeg") is None:
-        raise CannotError("no decoder in ffmpeg, or it isn't installed")
-    samples, bits = int(header.SamplesPerPixel), int(header.BitsStored)
-    if header.PixelRepresentation or "ModalityLUTSequence" in header:
-        raise CannotError("ffmpeg knows no signed pixels")
-    code = pydicom.encaps.get_frame(header.PixelData, frame, number_of_frames=int(header.get("NumberOfFrames") or 1))
+    """Give a frame's values: its codestream decoded by FFmpeg's own decoders, the sign as the header says."""
+    syntax = str(header.file_meta.TransferSyntaxUID)
+    if syntax not in FFMPEG or shutil.which("ffmpeg") is None:
+        raise CannotError("no decoder in ffmpeg" if syntax not in FFMPEG else "ffmpeg isn't installed")
+    samples, count = int(header.SamplesPerPixel), int(header.get("NumberOfFrames") or 1)
+    code = pydicom.encaps.get_frame(header.PixelData, frame, number_of_frames=count)
+    bits, signed_code = int(header.BitsStored), False
+    if FFMPEG[syntax] == "jpeg2000":
+        at = code.find(b"\xff\x4f\xff\x51")
+        bits, signed_code = (code[at + 42] & 127) + 1, code[at + 42] > 127
     form = {(1, True): "gray", (1, False): "gray16le", (3, True): "rgb24", (3, False): "rgb48le"}[samples, bits <= 8]
-    codec = "jpegls" if str(header.file_meta.TransferSyntaxUID).endswith("80") else "jpeg2000"
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "in.j2k").write_bytes(code)
-        demuxer = ["-f", "image2", "-c:v", codec]
-        command = ["ffmpeg", "-v", "error", *demuxer, "-i", f"{folder}/in.j2k", "-f", "rawvideo", "-pix_fmt", form, "-"]
+        (Path(folder) / "in").write_bytes(code)
+        demuxer = ["-f", "image2", "-c:v", FFMPEG[syntax]]
+        command = ["ffmpeg", "-v", "error", *demuxer, "-i", f"{folder}/in", "-f", "rawvideo", "-pix_fmt", form, "-"]
         run = subprocess.run(command, capture_output=True, check=False)
     shape = (header.Rows, header.Columns, samples)
     values = np.frombuffer(run.stdout, "u1" if bits <= 8 else "<u2")
     if run.returncode or values.size != np.prod(shape):
         raise CannotError("ffmpeg can't decode it")
-    if bits > 8 and samples == 1 and bits < 16:  # ffmpeg scales deeper grey up to 16 bits
-        raise CannotError("ffmpeg changes the depth")
-    return (values.reshape(shape) if samples == 3 else values.reshape(shape[:2])).astype(np.int64)
+    if samples == 3:
+        return values.reshape(shape)
+    grey = values.reshape(shape[:2]).astype(np.int64) >> ((8 if bits <= 8 else 16) - bits)
+    if signed_code:
+        grey -= 2 ** (bits - 1)  # ffmpeg shifts signed samples up to begin at 0
+    elif header.PixelRepresentation:
+        grey = np.where(grey >= 2 ** (bits - 1), grey - 2**bits, grey)
+    return grey * float(header.get("RescaleSlope") or 1) + float(header.get("RescaleIntercept") or 0)
+
+
+def by_bytes(path: Path, header: Any, frame: int) -> Array:
+    """Give the floats of a FloatPixelData element, found in the file's bytes."""
+    if "FloatPixelData" not in header:
+        raise CannotError("no floats")
+    data, count = path.read_bytes(), int(header.Rows) * int(header.Columns)
+    at = data.index(b"\xe0\x7f\x08\x00OF\x00\x00") + 12 + 4 * count * frame
+    return np.frombuffer(data, "<f4", count, at).reshape(header.Rows, header.Columns)
 
 
 def by_twin(path: Path, header: Any, frame: int) -> Array:
@@ -287,6 +310,10 @@ def shown(values: Array, header: Any, frame: int) -> tuple[Array, tuple[str, flo
             [0.0, 1.0, lambda v: (v - (centre - 0.5)) / (width - 1) + 0.5],
         )
     y = np.clip(y, 0, 1)
+    if which != "full" and y[~pad].max() == y[~pad].min() and x[~pad].max() > x[~pad].min():
+        bare = pydicom.Dataset({tag: value for tag, value in header.items() if tag not in WINDOW_TAGS})
+        bare.Modality = "OT"  # a window that leaves nothing to see gives way
+        return shown(values, bare, frame)
     if header.PhotometricInterpretation == "MONOCHROME1":
         y = 1 - y
     return np.where(pad, 0.0, y) * 255, chosen
@@ -297,11 +324,12 @@ def by_dcm2pnm(path: Path, header: Any, frame: int, chosen: tuple[str, float, fl
     if shutil.which("dcm2pnm") is None:
         raise CannotError("dcmtk isn't installed")
     which, centre, width, function = chosen
-    shallow = int(header.get("BitsStored") or 16) <= 8
-    if values.ndim == 3 or (which == "full" and shallow):
+    bits = int(header.get("BitsStored") or 16)
+    if values.ndim == 3 or (which == "full" and bits == 8):
         flags = ["-W"]
     elif which == "full":
-        low, high = float(values.min()), float(values.max())
+        stored = values / float(header.get("DoseGridScaling") or 1)  # which dcmtk leaves to others
+        low, high = (0.0, 2.0**bits - 1) if bits < 8 else (float(stored.min()), float(stored.max()))
         flags = ["+Ww", str((low + high) / 2 + 0.5), str(high - low + 1)]
     else:
         flags = {"table": ["+Wl", "1"], "header": ["+Wi", "1"], "usual": ["+Ww", str(centre), str(width)]}[which]
@@ -332,6 +360,7 @@ VALUES: dict[str, Callable[[Path, Any, int], Array]] = {
     "dcmtk": by_dcmtk,
     "ffmpeg": by_ffmpeg,
     "twin": by_twin,
+    "bytes": by_bytes,
 }
 
 
@@ -371,6 +400,8 @@ def compare(path: Path, frame: int) -> dict[str, str]:
         except Exception as error:  # another library's failure is a finding, not ours
             found[f"{name} values"] = f"can't: {type(error).__name__} {error}"[:120]
             continue
+        if other.ndim == 3 and ours.dtype == np.uint8 and other.dtype == np.uint16:
+            other = (other >> 8).astype(np.uint8)  # a palette's 8-bit colours in 16-bit entries
         expected, chosen = shown(other, header, frame)
         if name == "gdcm" and syntax in OURS_IS_GDCM:
             found["gdcm values"] = f"({agree(ours, other, 0)}: the same codec)"
@@ -384,7 +415,7 @@ def compare(path: Path, frame: int) -> dict[str, str]:
     if first is None:
         first = (window_of(header, frame, ours), ours)
     try:
-        found["dcm2pnm shown"] = agree(levels(image), by_dcm2pnm(path, header, frame, *first), 1.0)
+        found["dcm2pnm shown"] = agree(np.rint(levels(image)), by_dcm2pnm(path, header, frame, *first), 1.0)
     except CannotError as error:
         found["dcm2pnm shown"] = f"can't: {error}"
     return found

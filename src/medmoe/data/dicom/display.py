@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from medmoe.data.dicom.header import get, group, number
 from medmoe.data.dicom.stored import PALETTE, Layout
-from medmoe.data.dicom.values import Transform, look_up, modality_values, padding, transform
+from medmoe.data.dicom.tables import look_up
+from medmoe.data.dicom.values import Transform, modality_values, padding, transform
 from medmoe.data.levels import stretch
 from medmoe.data.windows import FULL, JOIN, USUAL_WINDOW, WINDOWS, curve
 from medmoe.errors import DataError

@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmoe.data.dicom.header import PIXELS, TAGS, frames, get, has, syntax
+from medmoe.data.dicom.tables import palette
 from medmoe.data.levels import MAX_PIXELS
 from medmoe.errors import DataError
 
 _LITTLE_ENDIAN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # implicit and explicit VR, uncompressed
+_JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 GREY = ("MONOCHROME1", "MONOCHROME2")
 PALETTE = "PALETTE COLOR"
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
@@ -108,7 +110,7 @@ def stored(header: Any, shape: Layout, frame: int, where: str) -> NDArray[Any]:
     if values.shape[:2] != (shape.height, shape.width):
         raise ValueError(f"decoded to {values.shape[:2]} instead of {(shape.height, shape.width)}")
     if shape.photometric == PALETTE:
-        return _looked_up(values, header)
+        return palette(values, header)
     return np.asarray(values)
 
 
@@ -161,7 +163,11 @@ def _decoded(header: Any, shape: Layout, frame: int, where: str) -> NDArray[Any]
             return np.asarray(pixel_array(header, **options))
         values = pixel_array(header, correct_unused_bits=False, **options)
         return _carried(np.asarray(values), shape.bits, shape.high)
-    _check_compressed(header, shape, frame, where)
+    code = _frame(header, shape, frame, where)
+    if name == _JPEG_EXTENDED and shape.bits > 8 and shape.samples == 1:
+        from medmoe.data.dicom.deep_jpeg import decode_12_bits
+
+        return decode_12_bits(code, shape.height, shape.width, shape.bits)
     available = get_decoder(name).available_plugins
     plugins = [plugin for plugin in _DECODERS if plugin in available]
     reasons: list[Exception] = []
@@ -175,19 +181,22 @@ def _decoded(header: Any, shape: Layout, frame: int, where: str) -> NDArray[Any]
     raise reasons[0]
 
 
-def _check_compressed(header: Any, shape: Layout, frame: int, where: str) -> None:
-    """Refuse a frame whose compressed image is larger than the header says, before a decoder makes room for it."""
+def _frame(header: Any, shape: Layout, frame: int, where: str) -> bytes:
+    """Give a frame's codestream.
+
+    Raises:
+        DataError: If its image is of another size than the header says, before a decoder makes room for it.
+    """
     from pydicom.encaps import get_frame
 
-    if get(header, "PixelData") is None:
-        return
-    data = get_frame(get(header, "PixelData"), frame, number_of_frames=shape.frames)
-    said = compressed_size(data)
+    code: bytes = get_frame(get(header, "PixelData"), frame, number_of_frames=shape.frames)
+    said = compressed_size(code)
     if said is not None and said != (shape.height, shape.width):
         what = (
-            f"the compressed image has {said[0]:,} × {said[1]:,} pixels, its header says {shape.height} × {shape.width}"
+            f"the compressed image is {said[0]:,} × {said[1]:,} pixels, the header says {shape.height} × {shape.width}"
         )
         raise DataError(what, where=where, remedy="export it again, or take the row out")
+    return code
 
 
 def compressed_size(data: bytes) -> tuple[int, int] | None:
@@ -210,14 +219,3 @@ def compressed_size(data: bytes) -> tuple[int, int] | None:
         else:
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None
-
-
-def _looked_up(values: NDArray[Any], header: Any) -> NDArray[Any]:
-    """Look up palette colours; 16-bit entries that hold 8-bit colours become those."""
-    from pydicom.pixels.processing import apply_color_lut
-
-    colours = np.asarray(apply_color_lut(values, header))[..., :3]
-    if colours.dtype != np.uint16:
-        return colours
-    low, high = colours & 255, colours >> 8
-    return high.astype(np.uint8) if not low.any() or bool((low == high).all()) else colours
