@@ -8,7 +8,7 @@ Ours is pydicom with its plug-ins, the modality transform and the window of `med
   lossless, JPEG-LS, 12-bit JPEG), GDCM is no independent route and isn't counted as one.
 - `dcmtk`: DCMTK's codecs (`dcmdjpeg`, `dcmdjpls`, `dcmdrle`), for the values; `dcm2pnm` for the grey levels that are
   shown, with its parser, modality transform, window and polarity. Needs Debian's package dcmtk.
-- `ffmpeg`: FFmpeg's own decoders of JPEG 2000, JPEG-LS and lossless JPEG. Needs ffmpeg.
+- `ffmpeg`: FFmpeg's own JPEG 2000 decoder (GDCM's is OpenJPEG, as ours is). Needs ffmpeg.
 - `twin`: the same image, stored uncompressed in another file of the collection, read byte by byte; `bytes`: floats,
   likewise.
 - `nibabel`, for volumes: the whole volume turned to RAS by `as_closest_canonical`, then cut.
@@ -32,10 +32,11 @@ import sys
 import tempfile
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,7 @@ DCMTK = {
     **dict.fromkeys(["1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"], "dcmdjpls"),
     "1.2.840.10008.1.2.5": "dcmdrle",
 }
-FFMPEG = {
-    "1.2.840.10008.1.2.4.57": "mjpeg", "1.2.840.10008.1.2.4.70": "mjpeg", "1.2.840.10008.1.2.4.80": "jpegls",
-    "1.2.840.10008.1.2.4.81": "jpegls", "1.2.840.10008.1.2.4.90": "jpeg2000", "1.2.840.10008.1.2.4.91": "jpeg2000",
-}  # fmt: skip
+FFMPEG = {"1.2.840.10008.1.2.4.90": "jpeg2000", "1.2.840.10008.1.2.4.91": "jpeg2000"}
 # Compressed files and the file that holds the same pixels uncompressed.
 TWINS = {
     "693_J2KR.dcm": "693_UNCR.dcm", "MR2_J2KR.dcm": "MR2_UNCR.dcm", "RG1_J2KR.dcm": "RG1_UNCR.dcm",
@@ -106,7 +104,7 @@ class Apart:
     @classmethod
     def call(cls, path: Path, frame: int) -> tuple[Array, float, float, bool]:
         """Call `in_gdcm` there."""
-        cls.pool = cls.pool or ProcessPoolExecutor(1)
+        cls.pool = cls.pool or ProcessPoolExecutor(1, get_context("spawn"))
         try:
             return cls.pool.submit(in_gdcm, path, frame).result()
         except BrokenProcessPool as error:
@@ -207,10 +205,8 @@ def by_ffmpeg(path: Path, header: Any, frame: int) -> Array:
         raise CannotError("no decoder in ffmpeg" if syntax not in FFMPEG else "ffmpeg isn't installed")
     samples, count = int(header.SamplesPerPixel), int(header.get("NumberOfFrames") or 1)
     code = pydicom.encaps.get_frame(header.PixelData, frame, number_of_frames=count)
-    bits, signed_code = int(header.BitsStored), False
-    if FFMPEG[syntax] == "jpeg2000":
-        at = code.find(b"\xff\x4f\xff\x51")
-        bits, signed_code = (code[at + 42] & 127) + 1, code[at + 42] > 127
+    at = code.find(b"\xff\x4f\xff\x51") + 42  # the sign and depth of the first component
+    bits, signed_code = (code[at] & 127) + 1, code[at] > 127
     form = {(1, True): "gray", (1, False): "gray16le", (3, True): "rgb24", (3, False): "rgb48le"}[samples, bits <= 8]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "in").write_bytes(code)
@@ -411,7 +407,8 @@ def compare(path: Path, frame: int) -> dict[str, str]:
                 exact = 1.0 if other.ndim == 3 else max(1.0, chosen[2] / 255)
             found[f"{name} values"] = agree(ours, other, exact)
             found[f"{name} shown"] = agree(levels(image), expected, 1.0)
-        first = first or (chosen, other)
+        if found[f"{name} values"].strip("(").startswith("equal"):
+            first = first or (chosen, other)
     if first is None:
         first = (window_of(header, frame, ours), ours)
     try:
@@ -444,7 +441,7 @@ def dicom(path: Path) -> Row | None:
         count = int(header.get("NumberOfFrames") or 1)
     except Exception:
         count = 1
-    chosen = range(count) if count <= MOST_FRAMES else (0, (count - 1) // 2, count - 1)
+    chosen = range(count) if count <= MOST_FRAMES else sorted({0, (count - 1) // 2, count - 1})
     try:
         every = [compare(path, frame) for frame in chosen]
     except UserError as error:
@@ -509,17 +506,14 @@ def files(native: Path | None) -> Iterator[Path]:
             yield path
 
 
-def survey(paths: Iterator[Path]) -> list[Row]:
-    """Compare each file."""
-    rows = []
-    for path in paths:
-        row = nifti(path) if is_nifti(path.name) else dicom(path)
-        if row is not None:
-            rows.append(row)
-    return rows
+def survey(paths: Iterable[Path]) -> tuple[list[Row], int]:
+    """Compare each file; count those without pixels, too."""
+    every = [nifti(path) if is_nifti(path.name) else dicom(path) for path in paths]
+    rows = [row for row in every if row is not None]
+    return rows, len(every) - len(rows)
 
 
-def written(rows: list[Row]) -> str:
+def written(rows: list[Row], without: int) -> str:
     """Write the tables as Markdown."""
     kinds: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
@@ -533,7 +527,15 @@ def written(rows: list[Row]) -> str:
         tried = sum(counts.values()) - counts["frames"]
         cells = [str(counts[column] + (counts["unchecked"] if column == "differing" else 0)) for column in columns]
         lines.append(f"| {name} | {tried} | {' | '.join(cells)} |")
-    lines += ["", "Refused:", "", "| file | reason | others |", "| --- | --- | --- |"]
+    lines += [
+        "",
+        f"{without} more files have no pixel data, or aren't DICOM or NIfTI.",
+        "",
+        "Refused:",
+        "",
+        "| file | reason | others |",
+        "| --- | --- | --- |",
+    ]
     for row in rows:
         if row.status == "refused":
             lines.append(f"| {row.file} | {row.reason} | {row.routes.get('decoded by', '')} |")
@@ -559,14 +561,13 @@ def main() -> int:
     parser.add_argument("--markdown", type=Path)
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    rows = survey(files(given.native))
-    text = written(rows)
+    rows, without = survey(files(given.native))
+    text = written(rows, without)
     print(text)
-    decoders = {
-        name: get_decoder(uid).available_plugins for name, uid in {"JPEG 2000": "1.2.840.10008.1.2.4.90"}.items()
-    }
     if given.json:
-        record = {"decoders": decoders, "rows": [asdict(row) for row in rows]}
+        plugins = {uid: get_decoder(uid).available_plugins for uid in (*DCMTK, *FFMPEG)}
+        tools = [tool for tool in ("dcm2pnm", "ffmpeg") if shutil.which(tool)]
+        record = {"decoders": plugins, "tools": tools, "without_pixels": without, "rows": [asdict(row) for row in rows]}
         given.json.write_text(json.dumps(record, indent=1), encoding="utf-8")
     if given.markdown:
         given.markdown.write_text(text, encoding="utf-8")

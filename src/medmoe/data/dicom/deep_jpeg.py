@@ -21,13 +21,13 @@ def decode_12_bits(code: bytes, height: int, width: int, bits: int) -> NDArray[n
         [H, W].
 
     Raises:
-        NotImplementedError: If GDCM isn't installed.
+        RuntimeError: If GDCM isn't installed.
         ValueError: If it can't decode the frame.
     """
     try:
         import gdcm
     except ImportError as error:
-        raise NotImplementedError("12-bit JPEG needs GDCM") from error
+        raise RuntimeError("12-bit JPEG needs GDCM") from error
     fragment, fragments = gdcm.Fragment(), gdcm.SequenceOfFragments.New()
     fragment.SetByteStringValue(code)
     fragments.AddFragment(fragment)

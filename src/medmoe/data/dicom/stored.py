@@ -177,7 +177,7 @@ def _decoded(header: Any, shape: Layout, frame: int, where: str) -> NDArray[Any]
         except (RuntimeError, ValueError, NotImplementedError, OSError, SyntaxError, AttributeError, KeyError) as error:
             reasons.append(error)
     if not reasons:
-        raise NotImplementedError(name)
+        raise RuntimeError(f"no decoder of {name}")
     raise reasons[0]
 
 
@@ -193,7 +193,7 @@ def _frame(header: Any, shape: Layout, frame: int, where: str) -> bytes:
     said = compressed_size(code)
     if said is not None and said != (shape.height, shape.width):
         what = (
-            f"the compressed image is {said[0]:,} × {said[1]:,} pixels, the header says {shape.height} × {shape.width}"
+            f"the compressed image is {said[0]:,} × {said[1]:,} pixels, its header says {shape.height} × {shape.width}"
         )
         raise DataError(what, where=where, remedy="export it again, or take the row out")
     return code
