@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLosslessSV1, RLELossless
 
-from medmoe.data.dicom.stored import plain
+from medmoe.data.dicom.stored import layout, plain
 from medmoe.data.images import image_size, read_image
 from medmoe.errors import DataError
 
@@ -213,7 +213,8 @@ def test_plain_grey_is_taken_from_the_file_as_pydicom_would(tmp_path, syntax, st
     values = np.random.default_rng(stored).integers(0, 256, (5, 7 * size), np.uint8).view(f"<{'ui'[signed]}{size}")
     high = {"BitsStored": stored, "HighBit": stored - 1}  # bits above it hold rubbish
     path = write(tmp_path / "a.dcm", values, syntax=syntax, PixelRepresentation=signed, **high)
-    taken = plain(pydicom.dcmread(path))
+    header = pydicom.dcmread(path)
+    taken = plain(header, layout(header, "a"))
     expected = pydicom.dcmread(path).pixel_array
     assert taken is not None
     assert taken.dtype == expected.dtype
@@ -224,11 +225,18 @@ def test_what_is_not_plain_grey_goes_the_general_way(tmp_path):
     colour = write(tmp_path / "a.dcm", np.zeros((2, 4, 3), np.uint8))
     frames = write(tmp_path / "b.dcm", np.zeros((3, 2, 4), np.int16))
     short = write(tmp_path / "c.dcm", Rows=9)
-    no_sign = write(tmp_path / "d.dcm")
-    header = pydicom.dcmread(no_sign)
+    for path in (colour, frames, short):
+        header = pydicom.dcmread(path)
+        assert plain(header, layout(header, "a")) is None
+
+
+def test_pixels_that_do_not_say_their_sign_are_refused(tmp_path):
+    path = write(tmp_path / "a.dcm")
+    header = pydicom.dcmread(path)
     del header.PixelRepresentation
-    assert plain(header) is None
-    assert [plain(pydicom.dcmread(path)) for path in (colour, frames, short)] == [None] * 3
+    header.save_as(path)
+    with pytest.raises(DataError, match=r"a\.dcm: a pixel representation of None"):
+        read_image(path)
 
 
 def test_a_file_is_parsed_once(tmp_path, monkeypatch):

@@ -168,6 +168,22 @@ def has(item: Any, name: str) -> bool:
     return TAGS[name] in item.keys()  # noqa: SIM118 - a data set's own `in` is slow
 
 
+def short(header: Any, name: str) -> int | None:
+    """Give an element of two bytes, as most that describe pixels are; None where it is absent or empty.
+
+    pydicom takes far longer to convert them than this, as long as nobody has asked it to.
+    """
+    tag = TAGS[name]
+    if tag not in header.keys():  # noqa: SIM118
+        return None
+    element = header.get_item(tag)
+    value = element.value
+    if isinstance(value, bytes) and len(value) == 2:
+        return int.from_bytes(value, "little" if getattr(element, "is_little_endian", True) else "big")
+    value = header[tag].value
+    return None if value in (None, "", b"") else int(value)
+
+
 def number(item: Any, name: str) -> float | None:
     """Give the first value of a number that may be several, or absent; None too for what is no number."""
     value = get(item, name)
