@@ -18,12 +18,13 @@ from medmoe.data.levels import MAX_PIXELS
 from medmoe.errors import DataError
 
 _LITTLE_ENDIAN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # implicit and explicit VR, uncompressed
-_JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 GREY = ("MONOCHROME1", "MONOCHROME2")
 PALETTE = "PALETTE COLOR"
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
 # Decoders in the order in which they are tried, so that two machines with the same ones see the same pixels.
-_DECODERS = ("pylibjpeg", "pyjpegls", "pillow", "pydicom", "gdcm")
+# GDCM isn't among them: a damaged stream makes it end the process.
+_DECODERS = ("pylibjpeg", "pyjpegls", "pillow", "pydicom")
+_BY_GDCM = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (51, 57, 70, 80, 81))  # the last two are JPEG-LS
 _JPEG_SIZES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0), 0xF7)
 
 
@@ -78,6 +79,9 @@ def layout(header: Any, where: str) -> Layout:
     if allocated not in (1, 8, 16, 32, 64) or not 1 <= bits <= allocated:
         what = f"pixels of {bits} bits in {allocated}; allowed are up to 8, 16, 32 or 64 in as many, or 1 in 1"
         raise DataError(what, where=where, remedy="export it again")
+    if photometric.startswith("YBR_FULL") and bits > 8:
+        what = f"{photometric} of {bits} bits; YBR colours of 8 bits are read"
+        raise DataError(what, where=where, remedy="convert it to RGB")
     real = any(has(header, name) for name in PIXELS[1:])
     signed = short(header, "PixelRepresentation")
     if (signed is None and not real) or signed not in (None, 0, 1):
@@ -155,21 +159,40 @@ def _decoded(header: Any, shape: Layout, frame: int, where: str) -> NDArray[Any]
         values = pixel_array(header, correct_unused_bits=False, **options)
         return _carried(np.asarray(values), shape.bits, shape.high)
     code = _frame(header, shape, frame, where)
-    if name == _JPEG_EXTENDED and shape.bits > 8 and shape.samples == 1:
-        from medmoe.data.dicom.deep_jpeg import decode_12_bits
-
-        return decode_12_bits(code, shape.height, shape.width, shape.bits)
     available = get_decoder(name).available_plugins
-    plugins = [plugin for plugin in _DECODERS if plugin in available]
     reasons: list[Exception] = []
-    for plugin in plugins:
+    for plugin in (each for each in _DECODERS if each in available):
         try:
             return np.asarray(pixel_array(header, decoding_plugin=plugin, **options))
         except (RuntimeError, ValueError, NotImplementedError, OSError, SyntaxError, AttributeError, KeyError) as error:
             reasons.append(error)
-    if not reasons:
-        raise RuntimeError(f"no decoder of {name}")
-    raise reasons[0]
+    if name in _BY_GDCM:
+        return _by_gdcm(code, shape, name)
+    raise reasons[0] if reasons else RuntimeError(f"no decoder of {name}")
+
+
+def _by_gdcm(code: bytes, shape: Layout, name: str) -> NDArray[Any]:
+    """Decode one frame by GDCM, which gives colours as the codestream has them and numbers without their sign."""
+    from pydicom.pixels.processing import convert_color_space
+
+    from medmoe.data.dicom.gdcm_decoder import decode
+
+    if name in _BY_GDCM[-2:] and shape.bits in (6, 7):
+        raise ValueError("GDCM decodes no JPEG-LS of 6 or 7 bits")
+    values = decode(
+        code,
+        shape=(shape.height, shape.width, shape.samples),
+        allocated=shape.allocated,
+        bits=shape.bits,
+        signed=shape.signed,
+        photometric=shape.photometric,
+        syntax=str(name),
+    )
+    if shape.signed:
+        values = values.view(f"<i{values.itemsize}")
+    if shape.photometric.startswith("YBR_FULL"):
+        return np.asarray(convert_color_space(values, "YBR_FULL", "RGB"))
+    return _carried(values, min(shape.bits, 8 * values.itemsize), min(shape.bits, 8 * values.itemsize) - 1)
 
 
 def _frame(header: Any, shape: Layout, frame: int, where: str) -> bytes:
