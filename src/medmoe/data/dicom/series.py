@@ -15,7 +15,6 @@ Vector = tuple[float, float, float]
 PLANES = ("sagittal", "coronal", "axial")  # by the axis that the normal lies along: x, y, z of the patient
 _SAME_DIRECTION = 0.01  # how far two cosines of one stack may lie apart; half a degree
 _SAME_PLACE = 0.01  # mm
-_UNEVEN = 0.05  # of the usual distance of two slices
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +109,15 @@ def _by_direction(group: Sequence[tuple[Key, HeaderFacts]]) -> list[list[tuple[K
 def _alike(a: Vector | None, b: Vector | None) -> bool:
     if a is None or b is None:
         return a is b
-    return max(abs(x - y) for x, y in zip(a, b, strict=True)) <= _SAME_DIRECTION
+    # Halfway between two axes, rounding may turn a normal round.
+    return any(max(abs(x - sign * y) for x, y in zip(a, b, strict=True)) <= _SAME_DIRECTION for sign in (1, -1))
 
 
 def _stack(members: Sequence[tuple[Key, HeaderFacts]]) -> Stack[Key]:
     """Put the members of one stack in order and look at the distances between them."""
     first = members[0][1]
-    places = [_along(facts) for _, facts in members]
+    normal = normal_of(first)
+    places = [_along(facts, normal) for _, facts in members]
     known = [place for place in places if place is not None]
     numbers = [facts.number for _, facts in members]
     if len(known) == len(members) and (len(set(known)) > 1 or len(members) == 1):
@@ -145,9 +146,8 @@ def _stack(members: Sequence[tuple[Key, HeaderFacts]]) -> Stack[Key]:
     )
 
 
-def _along(facts: HeaderFacts) -> float | None:
-    """Give where an image's plane cuts the normal, in mm."""
-    normal = normal_of(facts)
+def _along(facts: HeaderFacts, normal: Vector | None) -> float | None:
+    """Give where an image's plane cuts the normal of its stack, in mm."""
     if normal is None or facts.position is None:
         return None
     return sum(x * y for x, y in zip(normal, facts.position, strict=True))
@@ -160,5 +160,5 @@ def _distances(places: Sequence[float]) -> tuple[float | None, int, int]:
     if not apart:
         return None, len(steps), 0
     usual = apart[(len(apart) - 1) // 2]
-    missing = sum(round(step / usual) - 1 for step in apart if step > (1.5 - _UNEVEN) * usual)
+    missing = sum(max(round(step / usual) - 1, 0) for step in apart)
     return usual, len(steps) - len(apart), missing
