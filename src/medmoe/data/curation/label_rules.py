@@ -95,7 +95,7 @@ def layout_votes(clues: Clues) -> Iterator[Vote]:
     """Read the words in the names of the file and of the folders above it."""
     layout = rules()["layout"]
     *folders, name = clues.path.split("/")
-    stem = _stem(name)
+    stem = stem_of(name)
     for modality in _named(layout["words"], [stem]):
         yield _vote(LAYOUT, layout["file"], modality)
     for modality in _named(layout["words"], folders) | _named(layout["folder_words"], folders):
@@ -112,7 +112,7 @@ def dataset_votes(clues: Clues) -> Iterator[Vote]:
     table = rules()["datasets"]
     found: dict[str, None] = {}
     for component in clues.path.split("/"):
-        words = tokens(_stem(component))
+        words = tokens(stem_of(component))
         bare = [word for word in words if not word.isdigit()]  # of ordinary-1, ordinary-2
         for length in range(len(words), 0, -1):
             name = " ".join(words[:length])
@@ -194,7 +194,7 @@ def _named(words: Mapping[str, Sequence[str]], components: Sequence[str]) -> dic
     }
 
 
-def _stem(name: str) -> str:
+def stem_of(name: str) -> str:
     """Take the ending off a file's name."""
     lower = name.lower()
     for ending in _VOLUMES:
