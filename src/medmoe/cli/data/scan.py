@@ -70,7 +70,11 @@ def _print(summary: dict[str, Any]) -> None:
 
 def _series(series: dict[str, Any]) -> list[str]:
     ordered = [f"{count} ordered by {name}" for name, count in series["ordered_by"].items()]
-    odd = {"with gaps": "with_gaps", "with several images at a place": "with_doubled_places", "localisers": "localisers"}
+    odd = {
+        "with gaps": "with_gaps",
+        "with several images at a place": "with_doubled_places",
+        "localisers": "localisers",
+    }
     return ordered + [f"{series[key]} {name}" for name, key in odd.items() if series[key]]
 
 

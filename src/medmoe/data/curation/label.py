@@ -1,9 +1,9 @@
-"""The modality of an image from what several rules say: one decision, how sure it is, which rule made it, who differs."""
+"""The modality of an image from what several rules say: one decision, how sure it is, and which rule made it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,12 +56,6 @@ class Decision:
         votes = [vote for vote in self.votes if vote.family == family]
         return max(votes, key=lambda vote: vote.confidence).modality if votes else None
 
-    @property
-    def conflicts(self) -> bool:
-        """Whether two families of rules name different modalities."""
-        said = {self.says(family) for family in {vote.family for vote in self.votes}}
-        return len(said) > 1
-
 
 def decide(clues: Clues, families: Sequence[str] = FAMILIES) -> Decision:
     """Let the rules of some families say what an image is.
@@ -89,7 +83,7 @@ def decide(clues: Clues, families: Sequence[str] = FAMILIES) -> Decision:
             strongest[key] = vote
     if not strongest:
         return Decision(None, 0.0, None)
-    weights = {name: 0.0 for name in MODALITIES}
+    weights = dict.fromkeys(MODALITIES, 0.0)
     for (_, modality), vote in strongest.items():
         weights[modality] += math.log(vote.confidence * (len(weights) - 1) / (1.0 - vote.confidence))
     top = max(weights.values())
@@ -150,7 +144,7 @@ class Tally:
             if truth is not None:
                 count.judged += 1
                 count.right += vote.modality == truth
-        said = {name: decision.says(name) for name in FAMILIES} | {"router": router}
+        said = {name: decision.says(name) for name in FAMILIES} | {"router": router, "given": truth}
         if len({name for name in said.values() if name is not None}) > 1:
             self.conflicts.append(
                 {"image": image, "decided": decision.modality, "rule": decision.rule, "confidence": decision.confidence}
@@ -175,11 +169,3 @@ def columns_of(decision: Decision) -> Mapping[str, str | None]:
         "modality_confidence": f"{decision.confidence:.4g}" if decision.modality else None,
         "modality_rule": decision.rule,
     }
-
-
-def wanted(values: Iterable[str | None]) -> dict[str, int]:
-    """Count values, `(none)` for None, most frequent first."""
-    counts: dict[str, int] = {}
-    for value in values:
-        counts[value or "(none)"] = counts.get(value or "(none)", 0) + 1
-    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))

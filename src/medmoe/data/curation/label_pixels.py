@@ -146,10 +146,12 @@ def _shrunk(pixels: NDArray[np.generic]) -> NDArray[np.float32]:
     image = Image.fromarray(eight.astype(np.uint8)).convert("RGB")
     scale = _SIDE / max(image.size)
     if scale < 1:
-        image = image.resize((max(8, round(image.width * scale)), max(8, round(image.height * scale))), Image.Resampling.BOX)
+        image = image.resize(
+            (max(8, round(image.width * scale)), max(8, round(image.height * scale))), Image.Resampling.BOX
+        )
     elif min(image.size) < 8:
         image = image.resize((max(8, image.width), max(8, image.height)), Image.Resampling.NEAREST)
-    return np.asarray(image, np.float32) / 255
+    return np.asarray(image, np.float32) / np.float32(255)
 
 
 def _ends(side: int) -> tuple[slice, slice]:
@@ -170,6 +172,8 @@ def _hues(coloured: NDArray[np.float32]) -> tuple[float, float]:
     top = coloured.max(1)
     span = np.maximum(top - coloured.min(1), 1e-6)
     hue = 60 * np.where(
-        top == red, ((green - blue) / span) % 6, np.where(top == green, (blue - red) / span + 2, (red - green) / span + 4)
+        top == red,
+        ((green - blue) / span) % 6,
+        np.where(top == green, (blue - red) / span + 2, (red - green) / span + 4),
     )
     return float(np.mean((hue < 50) | (hue > 340))), float(np.mean((hue >= 240) & (hue <= 350)))

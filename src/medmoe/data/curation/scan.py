@@ -1,4 +1,4 @@
-"""`medmoe data scan`: a folder tree of DICOM, NIfTI and picture files to a manifest, a list of what isn't in it, a summary."""
+"""A folder tree of DICOM, NIfTI and picture files to a manifest, a list of what isn't in it, and a summary."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from medmoe.data.curation.scan_file import DAMAGED, Record
 from medmoe.data.curation.scan_read import Memory, Reader, read_all_of, reader_of
 from medmoe.data.curation.scan_rows import ALL, MIDDLE, Choice, as_line, list_tree, summarise
-from medmoe.data.curation.scan_walk import Found, walk
+from medmoe.data.curation.scan_walk import walk
 from medmoe.data.sources.manifest_write import SUFFIXES, write_manifest
 from medmoe.errors import DataError, unknown
 
@@ -86,12 +86,8 @@ def scan(
     listing = list_tree({one.path: records[one.path] for one in found}, root=root, out=str(beside), choice=choice)
     quarantine = _write_lines(beside / f"{out.name}.quarantine.jsonl", [as_line(one) for one in listing.left_out])
     manifest = write_manifest(listing.rows, out) if listing.rows else None
-    summary = {"found": _files(found), "reading": reading} | summarise(listing)
+    summary = {"found": len(found), "reading": reading} | summarise(listing)
     return Scan(manifest, quarantine, summary)
-
-
-def _files(found: list[Found]) -> int:
-    return len(found)
 
 
 def _check(root: str, out: Path, choice: Choice) -> None:

@@ -32,7 +32,7 @@ def mask_paths(paths: Iterable[str]) -> dict[str, str | None]:
         Path of each mask → its image's path; None where that isn't found.
     """
     paths = sorted(paths)
-    marked = {path: key for path in paths if (key := _mask_key(path)) is not None}
+    marked = {path: marks for path in paths if (marks := _mask_key(path)) is not None}
     images: defaultdict[Key, list[str]] = defaultdict(list)
     for path in paths:
         if path not in marked:
@@ -68,7 +68,9 @@ def _mask_key(path: str) -> tuple[Key, bool] | None:
     *folders, name = path.split("/")
     stem = tokens(stem_of(name))
     at = [" ".join(tokens(folder)) in words["folders"] for folder in folders]
-    ending = next((length for length in (2, 1) if len(stem) > length and " ".join(stem[-length:]) in words["endings"]), 0)
+    ending = next(
+        (length for length in (2, 1) if len(stem) > length and " ".join(stem[-length:]) in words["endings"]), 0
+    )
     if not ending and len(stem) > 2 and stem[-1].isdigit() and stem[-2] in ("mask", "seg"):
         ending = 2  # 7_mask_1
     inside = any(word in words["endings"][:3] for word in stem[1:])  # t1_seg_tool

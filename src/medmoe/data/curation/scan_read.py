@@ -1,4 +1,4 @@
-"""Reading the files of a scan in several processes, each file once: what is known of it is kept, and outlives a kill."""
+"""Reading the files of a scan in several processes, each file once: what is known of it outlives a kill."""
 
 from __future__ import annotations
 

@@ -106,7 +106,13 @@ def clues_of(path: str, record: Record, facts: HeaderFacts | None, text: str | N
 
 
 def _row(
-    path: str, record: Record, facts: HeaderFacts | None, decision: Decision, text: str | None, choice: Choice, root: str
+    path: str,
+    record: Record,
+    facts: HeaderFacts | None,
+    decision: Decision,
+    text: str | None,
+    choice: Choice,
+    root: str,
 ) -> dict[str, Any]:
     """Give a row's values, those of frames, masks and days apart."""
     patient, study = identify(path)

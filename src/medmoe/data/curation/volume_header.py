@@ -10,11 +10,11 @@ import itertools
 import math
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
 
 from medmoe.errors import DataError
 
@@ -90,7 +90,7 @@ def read_volume_header(path: str | Path) -> VolumeHeader:
 
 
 @contextmanager
-def _open(path: str | Path) -> Iterator[IO[bytes]]:
+def _open(path: str | Path) -> Iterator[gzip.GzipFile | BufferedReader]:
     """Open a file, and unpack it on the way where it is packed."""
     with Path(path).open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
@@ -114,7 +114,7 @@ def _parse(data: bytes, order: str, version: int, where: str) -> VolumeHeader:
         start = struct.unpack_from(f"{order}q", data, 168)[0]
         description, forms = data[240:320], struct.unpack_from(f"{order}2i", data, 344)
         numbers = struct.unpack_from(f"{order}18d", data, 352)
-    sides = [side for side in dim[1 : 1 + min(max(dim[0], 0), 7)]]
+    sides = list(dim[1 : 1 + min(max(dim[0], 0), 7)])
     if not 1 <= dim[0] <= 7 or any(not 1 <= side <= _MOST for side in sides):
         raise DataError(f"the header gives the impossible size {sides}", where=where, remedy="export it again")
     if any(side > 1 for side in sides[3:]):
@@ -154,7 +154,7 @@ def _orient(
     if forms[1] > 0 and all(math.isfinite(length) and length > 0 for length in lengths):
         steps = lengths
 
-    def fit(order: tuple[int, ...]) -> float:
+    def fit(order: Iterable[int]) -> float:
         return sum(abs(columns[voxel][axis]) / (lengths[voxel] or 1.0) for voxel, axis in enumerate(order))
 
     # The best of the six ways to pair the voxels' axes with the patient's.

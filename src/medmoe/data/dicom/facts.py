@@ -219,7 +219,9 @@ def facts_of(header: Any) -> HeaderFacts:
             or _numbers(header, "PixelSpacing", 2)
             or _numbers(header, "ImagerPixelSpacing", 2)
         ),
-        thickness=next(iter(_numbers(volume, "SliceThickness", 1) or _numbers(header, "SliceThickness", 1) or ()), None),
+        thickness=next(
+            iter(_numbers(volume, "SliceThickness", 1) or _numbers(header, "SliceThickness", 1) or ()), None
+        ),
         image_type=_image_type(header),
         position=_triple(_numbers(header, "ImagePositionPatient", 3) or _numbers(volume, "ImagePositionPatient", 3)),
         orientation=_cosines(
@@ -240,7 +242,9 @@ def kind_of(sop_class: str | None, code: str | None, *, has_pixels: bool) -> str
     """
     if sop_class is not None:
         for prefix, kind in _CLASSES:
-            if sop_class == prefix or (sop_class.startswith(prefix) and (prefix[-1] == "." or _next(sop_class, prefix))):
+            if sop_class == prefix or (
+                sop_class.startswith(prefix) and (prefix[-1] == "." or _next(sop_class, prefix))
+            ):
                 return kind
     if code in _CODES:
         return _CODES[code]

@@ -1,7 +1,8 @@
-"""Slices of a DICOM series as stacks, in the order in which they lie in the patient, whatever their files are called."""
+"""Slices of a DICOM series as stacks, in the order in which they lie in the patient, not in that of their names."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -126,12 +127,12 @@ def _stack(members: Sequence[tuple[Key, HeaderFacts]]) -> Stack[Key]:
         by = "number"
     else:
         by = "name"
-    weights = {
-        "position": lambda at: (known[at], numbers[at] or 0),
-        "number": lambda at: (numbers[at],),
-        "name": lambda at: (),
-    }[by]
-    order = sorted(range(len(members)), key=lambda at: (*weights(at), str(members[at][0])))
+
+    def weight(at: int) -> tuple[float, int, str]:
+        place = known[at] if by == "position" else 0.0
+        return place, 0 if by == "name" else numbers[at] or 0, str(members[at][0])
+
+    order = sorted(range(len(members)), key=weight)
     spacing, doubled, missing = _distances(sorted(known)) if by == "position" else (None, 0, 0)
     return Stack(
         study=first.study,
@@ -155,7 +156,7 @@ def _along(facts: HeaderFacts, normal: Vector | None) -> float | None:
 
 def _distances(places: Sequence[float]) -> tuple[float | None, int, int]:
     """Give the usual distance of neighbours, how many share a place, and how many slices the gaps would hold."""
-    steps = [after - before for before, after in zip(places, places[1:], strict=False)]
+    steps = [after - before for before, after in itertools.pairwise(places)]
     apart = sorted(step for step in steps if step > _SAME_PLACE)
     if not apart:
         return None, len(steps), 0
