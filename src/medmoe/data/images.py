@@ -20,8 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from medmoe.data.deep import is_deep_colour, read_deep_colour
-from medmoe.data.dicom import dicom_size, is_dicom, read_dicom
+from medmoe.data.dicom import dicom_size, is_dicom, read_dicom, read_dicom_values
 from medmoe.data.jpeg import read_jpeg
+from medmoe.data.levels import MAX_PIXELS as MAX_PIXELS
+from medmoe.data.levels import stretch as stretch
+from medmoe.data.nifti import is_nifti, nifti_size, read_nifti, read_nifti_values
 from medmoe.data.reading import USUAL, Reading
 from medmoe.errors import DataError
 
@@ -29,9 +32,6 @@ Pixels = NDArray[Any]
 
 # Formats that hold pixels and nothing to execute (Pillow would run Ghostscript on an EPS file).
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "DIB", "GIF", "WEBP", "PPM", "JPEG2000")
-
-# More pixels than Pillow itself accepts in one image: a decompression bomb or a whole slide.
-MAX_PIXELS = 178_956_970
 
 _WIDTH_TAG, _HEIGHT_TAG, _ORIENTATION_TAG = 256, 257, 274
 _SIDEWAYS = (5, 6, 7, 8)
@@ -58,10 +58,10 @@ def read_image(path: str | Path, *, at_least: int | None = None, reading: Readin
     """Read an image file: upright, without alpha, grey where it is grey.
 
     Args:
-        path: JPEG, PNG, TIFF (first page), BMP, GIF, WebP, PPM, JPEG 2000 or DICOM file.
+        path: JPEG, PNG, TIFF (first page), BMP, GIF, WebP, PPM, JPEG 2000, DICOM or NIfTI (.nii, .nii.gz) file.
         at_least: Pixels that the longest side needs. A JPEG that has twice as many or more is then read at 1/2, 1/4 or
             1/8 of its size, which is faster and a little off: for training only.
-        reading: What of a DICOM file is read, and how it is windowed.
+        reading: What of a DICOM or NIfTI file is read, and how it is windowed.
 
     Returns:
         [H, W] grey or [H, W, 3] RGB; uint8 where the file has at most 8 bits, else float32 in [0, 1].
@@ -73,7 +73,7 @@ def read_image(path: str | Path, *, at_least: int | None = None, reading: Readin
     with _reading(str(path)), path.open("rb") as file:
         # A JPEG's decoder wants all of it at once; reading it in pieces first, for the header, would only cost calls.
         whole = path.suffix.lower() in (".jpg", ".jpeg")
-        return _read(io.BytesIO(file.read()) if whole else file, path.suffix, str(path), at_least, reading)
+        return _read(io.BytesIO(file.read()) if whole else file, path.name, str(path), at_least, reading)
 
 
 def read_image_bytes(
@@ -92,11 +92,13 @@ def read_image_bytes(
         DataError: As `read_image`.
     """
     with _reading(where):
-        return _read(io.BytesIO(data), Path(name).suffix, where, at_least, reading)
+        return _read(io.BytesIO(data), name, where, at_least, reading)
 
 
-def _read(file: BinaryIO, suffix: str, where: str, at_least: int | None, reading: Reading) -> Pixels:
-    if is_dicom(file, suffix):
+def _read(file: BinaryIO, name: str, where: str, at_least: int | None, reading: Reading) -> Pixels:
+    if is_nifti(name):
+        return flatten_grey(read_nifti(file, where=where, reading=reading))
+    if is_dicom(file, Path(name).suffix):
         return flatten_grey(read_dicom(file, where=where, reading=reading))
     return stretch(decode(file, where=where, at_least=at_least), where=where)
 
@@ -128,32 +130,6 @@ def from_pillow(image: Image.Image, *, where: str = "image") -> Pixels:
         return stretch(flatten_grey(_upright(_values(image), orientation)), where=where)
 
 
-def stretch(pixels: Pixels, *, where: str | Path | None = None) -> Pixels:
-    """Bring values deeper than 8 bits to float32 in [0, 1] by their own minimum and maximum.
-
-    Args:
-        pixels: [H, W] or [H, W, 3]; the channels of a colour image are stretched together. uint8 is left as it is.
-        where: The file, for the error.
-
-    Raises:
-        DataError: If a value is NaN or infinite.
-    """
-    if pixels.dtype == np.uint8:
-        return pixels
-    low, high = float(pixels.min()), float(pixels.max())  # NaN passes through both
-    if not np.isfinite((low, high)).all():
-        raise DataError(
-            "the image has NaN or infinite pixels", where=str(where) if where else None, remedy="export it again"
-        )
-    if high <= low:
-        return np.zeros(pixels.shape, np.float32)
-    # 32-bit and wider values need float64 for the subtraction, 16-bit ones don't.
-    exact = pixels.astype(np.float64 if pixels.itemsize > 2 else np.float32)
-    np.subtract(exact, low, out=exact)
-    np.divide(exact, high - low, out=exact)
-    return exact.astype(np.float32, copy=False)
-
-
 def flatten_grey(pixels: Pixels) -> Pixels:
     """Give [H, W] for an RGB image whose three channels are equal, else the image itself."""
     if pixels.ndim == 2:
@@ -166,29 +142,35 @@ def flatten_grey(pixels: Pixels) -> Pixels:
     return np.ascontiguousarray(pixels[..., 0])
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
+def image_size(path: str | Path, *, reading: Reading = USUAL) -> tuple[int, int]:
     """Read the (width, height) of an image as `read_image` would return it, from the header alone.
+
+    Args:
+        path: As for `read_image`.
+        reading: The plane of a volume.
 
     Raises:
         DataError: If the file is missing or isn't an image.
     """
     path = Path(path)
     with _reading(str(path)), path.open("rb") as file:
-        return _size(file, path.suffix, str(path))
+        return _size(file, path.name, str(path), reading)
 
 
-def image_size_bytes(data: bytes | memoryview, *, name: str, where: str) -> tuple[int, int]:
-    """Read (width, height) from the bytes of an image file; `name` and `where` as for `read_image_bytes`.
+def image_size_bytes(data: bytes | memoryview, *, name: str, where: str, reading: Reading = USUAL) -> tuple[int, int]:
+    """Read (width, height) from the bytes of an image file; arguments as for `read_image_bytes`.
 
     Raises:
         DataError: If it isn't an image.
     """
     with _reading(where):
-        return _size(io.BytesIO(data), Path(name).suffix, where)
+        return _size(io.BytesIO(data), name, where, reading)
 
 
-def _size(file: BinaryIO, suffix: str, where: str) -> tuple[int, int]:
-    if is_dicom(file, suffix):
+def _size(file: BinaryIO, name: str, where: str, reading: Reading) -> tuple[int, int]:
+    if is_nifti(name):
+        return nifti_size(file, where=where, reading=reading)
+    if is_dicom(file, Path(name).suffix):
         return dicom_size(file, where=where)
     image = _open(file)
     width, height = image.size
@@ -199,15 +181,24 @@ def _size(file: BinaryIO, suffix: str, where: str) -> tuple[int, int]:
     return (height, width) if may_turn and _orientation(image) in _SIDEWAYS else (width, height)
 
 
-def read_mask(path: str | Path) -> NDArray[np.bool_]:
+def read_mask(path: str | Path, *, reading: Reading = USUAL) -> NDArray[np.bool_]:
     """Read a mask: [H, W] bool, True wherever any channel is above zero.
+
+    Args:
+        path: An image, or a label map: a slice of a NIfTI volume, a frame of a DICOM segmentation.
+        reading: The slice or frame, which should be that of the image.
 
     Raises:
         DataError: As `read_image`.
     """
     path = Path(path)
     with _reading(str(path)), path.open("rb") as file:
-        values = decode(file, where=str(path))
+        if is_nifti(path.name):
+            values = read_nifti_values(file, where=str(path), reading=reading)
+        elif is_dicom(file, path.suffix):
+            values = read_dicom_values(file, where=str(path), frame=reading.frame)
+        else:
+            values = decode(file, where=str(path))
         return np.asarray((values if values.ndim == 2 else values.max(-1)) > 0)
 
 
@@ -243,7 +234,7 @@ def _reading(where: str) -> Iterator[None]:
     except PermissionError as error:
         raise DataError("the image may not be read", where=where, remedy="check its permissions") from error
     except UnidentifiedImageError as error:
-        allowed = "JPEG, PNG, TIFF, BMP, GIF, WebP, PPM, JPEG 2000 or DICOM"
+        allowed = "JPEG, PNG, TIFF, BMP, GIF, WebP, PPM, JPEG 2000, DICOM or NIfTI"
         empty = isinstance(error, _EmptyFileError)
         what = "the file is empty" if empty else f"not a readable image; allowed: {allowed}"
         raise DataError(what, where=where, remedy="convert it, or take the row out") from error
