@@ -18,6 +18,7 @@ from medmoe.data.curation.label_rules import PIXELS, Clues, Vote
 _SIDE = 128  # pixels that the longest side is brought to: measures then mean the same at any size
 _COLOURED = 0.08  # difference of an image's strongest and weakest channel from which a pixel has a colour
 _DARK, _BLACK, _WHITE = 0.12, 0.04, 0.96
+_AIR = (-10_000.0, -900.0)  # least value of a volume in Hounsfield units
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 Measures = Mapping[str, float]
@@ -67,6 +68,10 @@ def measure(pixels: NDArray[np.generic]) -> dict[str, float]:
 def pixel_votes(clues: Clues) -> Iterator[Vote]:
     """Apply the rules of thumb to an image's measures."""
     if clues.measures is None:
+        return
+    if "least" in clues.measures:
+        if _AIR[0] <= clues.measures["least"] <= _AIR[1]:
+            yield Vote(PIXELS, "pixels-air", "ct", 0.9)
         return
     for name, modality, confidence, holds in RULES:
         if holds(clues.measures):

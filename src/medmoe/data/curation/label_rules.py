@@ -27,7 +27,7 @@ class Clues:
         code: DICOM attribute Modality.
         sop_class: DICOM SOP class UID.
         regions: How many calibrated ultrasound regions the header has.
-        description: What the header calls study, series or volume.
+        description: What the header calls study and series.
         text: The report or caption.
         measures: Of the pixels (`medmoe.data.curation.label_pixels.measure`); None where they weren't read.
     """
@@ -66,7 +66,7 @@ def rules() -> dict[str, Any]:
 
 
 def header_votes(clues: Clues) -> Iterator[Vote]:
-    """Read a DICOM or NIfTI header's facts."""
+    """Read a DICOM header's facts."""
     known = {row["name"]: row for row in rules()["header"]}
     if clues.code is not None and clues.code not in ("OT", "SC", "DOC"):  # "other", a picture of a screen: says nothing
         yield _vote(HEADER, known["header-code"], _OF_CODE.get(clues.code))

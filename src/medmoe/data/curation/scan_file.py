@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from medmoe.data.curation.label_pixels import measure
-from medmoe.data.curation.volume_header import check_voxels, read_volume_header
 from medmoe.data.dicom.facts import IMAGE, REPORT, HeaderFacts, read_facts
+from medmoe.data.dicom.header import is_dicom
 from medmoe.data.images import image_size, read_image
-from medmoe.errors import DataError
+from medmoe.data.nifti import PLANES, Volume, is_nifti, read_nifti_facts, read_nifti_values
+from medmoe.errors import UserError
 
 PICTURE, DICOM, VOLUME, TEXT, TABLE, OTHER, DAMAGED = (
     "picture", "DICOM", "NIfTI", "text", "table", "other file", "damaged"
 )  # fmt: skip
 MOST_TEXT = 1_000_000  # bytes of a text file that may be a report
-_HEAD = 544  # bytes read to tell what a file is: a NIfTI-2 header's length is 540
+_HEAD = 132  # bytes read to tell what a file is
 _PICTURES = (
     b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"BM", b"GIF8", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51",
 )  # fmt: skip
@@ -48,8 +51,7 @@ class Record:
         plane: Of a volume's slices, or nearest to a DICOM image's.
         spacing: Between rows and between columns, in mm.
         thickness: Distance of slices, in mm.
-        description: What a volume's header calls it.
-        labels: Whether a volume's header says that its values are labels.
+        labels: Whether a volume's values are labels.
         facts: Of a DICOM header: fields of `HeaderFacts`.
         measures: Of the pixels.
         text: Of a report.
@@ -64,7 +66,6 @@ class Record:
     plane: str | None = None
     spacing: tuple[float, float] | None = None
     thickness: float | None = None
-    description: str | None = None
     labels: bool = False
     facts: dict[str, Any] | None = None
     measures: dict[str, float] | None = None
@@ -107,7 +108,7 @@ def read_record(path: str, *, pixels: bool = True) -> Record:
         record = _READERS[kind](path, pixels) if kind in _READERS else Record(kind, _REASONS.get(kind))
         if pixels and record.kind != TABLE and record.sha is None:
             record = dataclasses.replace(record, sha=hash_of(path))
-    except DataError as error:
+    except UserError as error:
         return Record(DAMAGED, error.what)
     except OSError as error:
         return Record(DAMAGED, f"can't be read ({error.strerror or type(error).__name__})")
@@ -117,7 +118,7 @@ def read_record(path: str, *, pixels: bool = True) -> Record:
 
 
 def kind_of_file(path: str, head: bytes) -> str:
-    """Tell what a file is by its first 544 bytes, and by its name where those say nothing.
+    """Tell what a file is by its first 132 bytes, and by its name where those say nothing.
 
     >>> kind_of_file("IM0001", bytes(128) + b"DICM"), kind_of_file("a.png", b"")
     ('DICOM', 'empty')
@@ -125,14 +126,12 @@ def kind_of_file(path: str, head: bytes) -> str:
     name = os.path.basename(path).lower()  # noqa: PTH119 - names may be no valid text
     if not head:
         return "empty"
-    if head[128:132] == b"DICM" or name.endswith((".dcm", ".dicom", ".ima")):
-        return DICOM
-    if name.endswith((".nii", ".nii.gz")) or head[344:348] == b"n+1\0":
+    if is_nifti(name):
         return VOLUME
+    if is_dicom(io.BytesIO(head), os.path.splitext(name)[1]):  # noqa: PTH122
+        return DICOM
     if head.startswith(_PICTURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or name.endswith(_PICTURE_NAMES):
         return PICTURE
-    if head[:4] in (b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x08\0\0\0", b"\x02\0\0\0", b"\x02\0\x10\0", b"\x08\0\x16\0"):
-        return DICOM  # without a preamble
     if name.endswith(_TABLE_NAMES):
         return TABLE
     if name.endswith((".txt", ".text", ".json")):
@@ -167,7 +166,10 @@ def _read_dicom(path: str, pixels: bool) -> Record:
     if facts.kind != IMAGE:
         return Record(facts.kind, f"a DICOM {facts.kind}, not an image", facts=kept)
     if pixels:
-        read_image(path)  # what can't be decoded is told now, not in the middle of a training run
+        try:
+            read_image(path)  # what can't be decoded is told now, not in the middle of a training run
+        except UserError as error:
+            return Record(DAMAGED, error.what, facts=kept)
     return Record(
         DICOM,
         width=facts.columns,
@@ -181,20 +183,31 @@ def _read_dicom(path: str, pixels: bool) -> Record:
 
 
 def _read_volume(path: str, pixels: bool) -> Record:
-    header = read_volume_header(path)
-    if pixels:
-        check_voxels(path, header)
+    with Path(path).open("rb") as file:
+        volume = read_nifti_facts(file, where=path)
+        least = float(read_nifti_values(file, where=path).min()) if pixels else None
+    across, down, through = _axes(volume)
     return Record(
         VOLUME,
-        width=header.width,
-        height=header.height,
-        slices=header.slices,
-        plane=header.plane,
-        spacing=header.spacing,
-        thickness=header.thickness,
-        description=header.description,
-        labels=header.labels,
+        width=volume.shape[across],
+        height=volume.shape[down],
+        slices=volume.shape[through],
+        plane=None if volume.codes is None else volume.plane,
+        spacing=(volume.spacing[down], volume.spacing[across]),
+        thickness=volume.spacing[through],
+        labels=volume.labels,
+        measures=None if least is None or not math.isfinite(least) else {"least": least},
     )
+
+
+def _axes(volume: Volume) -> tuple[int, int, int]:
+    """Find the stored axes that a slice's columns, rows and the slices themselves follow."""
+    if volume.codes is None:
+        return 0, 1, 2
+    ras = [next(axis for axis, ends in enumerate(("RL", "AP", "SI")) if code in ends) for code in volume.codes]
+    through = PLANES[volume.plane]
+    across, down = (axis for axis in range(3) if axis != through)
+    return ras.index(across), ras.index(down), ras.index(through)
 
 
 def _read_text(path: str, pixels: bool) -> Record:

@@ -99,7 +99,7 @@ def clues_of(path: str, record: Record, facts: HeaderFacts | None, text: str | N
         code=facts.code if facts else None,
         sop_class=facts.sop_class if facts else None,
         regions=facts.ultrasound_regions if facts else 0,
-        description=facts.description if facts else record.description,
+        description=facts.description if facts else None,
         text=text,
         measures=record.measures,
     )
@@ -170,7 +170,7 @@ def _find_masks(records: Mapping[str, Record]) -> dict[str, str | None]:
 
 
 def _link_masks(records: Mapping[str, Record], masks: Mapping[str, str | None], listing: Listing) -> dict[str, str]:
-    """Pair images with their masks: one each, a picture of the same size; say why others aren't linked."""
+    """Pair images with their masks: one each, of the same kind and size; say why others aren't linked."""
     linked: dict[str, str] = {}
     for path, image in masks.items():
         record = records[path]
@@ -178,15 +178,19 @@ def _link_masks(records: Mapping[str, Record], masks: Mapping[str, str | None], 
             reason = "looks like a mask, by its name or header; no one image has its name"
         elif image in linked:
             reason = f"a further mask of {image}"
-        elif record.kind != PICTURE or records[image].kind != PICTURE:
-            reason = f"a mask of {image}, but not a picture of a picture"
-        elif (record.width, record.height) != (records[image].width, records[image].height):
+        elif record.kind != records[image].kind:
+            reason = f"a mask of {image}, but a {record.kind} where that is a {records[image].kind}"
+        elif _shape(record) != _shape(records[image]):
             reason = f"a mask of {image}, but of another size"
         else:
             linked[image] = path
             continue
         listing.left_out.append({"path": path, "kind": MASK, "reason": reason})
     return linked
+
+
+def _shape(record: Record) -> tuple[int | None, int | None, int]:
+    return record.width, record.height, record.slices
 
 
 def _ordered(
@@ -247,7 +251,9 @@ def _leave_out_others(records: Mapping[str, Record], read: set[str], listing: Li
         kind, reason = record.kind, record.reason
         if record.kind in (TEXT, REPORT) and reason is None:
             reason = "no image that it is the report of" if record.text else "no text of a report in it"
-        listing.left_out.append({"path": path, "kind": kind, "reason": reason or DAMAGED})
+        facts = record.header
+        said = {"modality_code": facts.code} if facts is not None and facts.code is not None else {}
+        listing.left_out.append({"path": path, "kind": kind, "reason": reason or DAMAGED} | said)
 
 
 def _relative(root: str, path: str, out: str) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
-import struct
 import warnings
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from medmoe.data.dicom.geometry import Geometry, geometry
+from medmoe.data.dicom.header import REFUSALS, frames, group, read_header
 from medmoe.errors import DataError
 from medmoe.modalities import MODALITIES
 
@@ -45,21 +47,6 @@ _CODES = {
     "EPS": WAVEFORM, "RWV": OTHER, "PLAN": PLAN,
 }  # fmt: skip
 _OF_CODE = {code: row.name for row in MODALITIES.values() for code in row.dicom}
-_TAGS = (
-    "MediaStorageSOPClassUID", "TransferSyntaxUID", "SpecificCharacterSet", "ImageType", "SOPClassUID",
-    "SOPInstanceUID", "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate", "Modality", "ConversionType",
-    "Manufacturer", "InstitutionName", "StationName", "StudyDescription", "SeriesDescription", "ProtocolName",
-    "ManufacturerModelName", "PatientID", "BodyPartExamined", "ViewPosition", "ViewCodeSequence",
-    "AnatomicRegionSequence", "StudyInstanceUID", "SeriesInstanceUID", "InstanceNumber", "ImagePositionPatient",
-    "ImageOrientationPatient", "Laterality", "ImageLaterality", "PhotometricInterpretation", "SamplesPerPixel",
-    "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness",
-    "SpacingBetweenSlices", "BurnedInAnnotation", "SequenceOfUltrasoundRegions", "DirectoryRecordSequence",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-)  # fmt: skip
-_BROKEN = (
-    AttributeError, KeyError, ValueError, TypeError, IndexError, NotImplementedError, RuntimeError, EOFError, OSError,
-    OverflowError, struct.error,
-)  # fmt: skip
 _COSINE = 1e-3  # how far the two directions of an image may be from unit length and from right angles
 
 
@@ -86,7 +73,7 @@ class HeaderFacts:
         rows: Height in pixels.
         columns: Width in pixels.
         frames: Number of frames; 1 where it isn't said.
-        spacing: (between rows, between columns) in mm, at the patient where that is known, else at the detector.
+        spacing: (between rows, between columns) in mm, as `medmoe.data.dicom.geometry` finds it.
         thickness: Of a slice, in mm.
         image_type: Values of Image Type, upper case.
         position: Of the first pixel's centre in mm, patient coordinates (x to the left, y to the back, z to the head).
@@ -118,8 +105,8 @@ class HeaderFacts:
     spacing: tuple[float, float] | None = None
     thickness: float | None = None
     image_type: tuple[str, ...] = ()
-    position: tuple[float, float, float] | None = None
-    orientation: tuple[float, float, float, float, float, float] | None = None
+    position: tuple[float, ...] | None = None
+    orientation: tuple[float, ...] | None = None
     number: int | None = None
     photometric: str | None = None
     ultrasound_regions: int = 0
@@ -169,20 +156,9 @@ def facts_from(file: BinaryIO, *, where: str) -> HeaderFacts:
     Raises:
         DataError: If it isn't DICOM.
     """
-    import pydicom
-
-    file.seek(0)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # values that break the standard are left out below
-            header = pydicom.dcmread(
-                file, stop_before_pixels=True, force=True, specific_tags=list(_TAGS), defer_size=1 << 16
-            )
-            facts = facts_of(header)
-    except _BROKEN as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        what = f"the DICOM header can't be read ({lines[0][:160]})"
-        raise DataError(what, where=where, remedy="export it again, or take it out") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # values that break the standard are left out below
+        facts = facts_of(read_header(file, where, pixels=False))
     if facts.kind == OTHER and facts.sop_class is None and facts.code is None:
         raise DataError("not a DICOM file, or its header is damaged", where=where, remedy="export it again")
     return facts
@@ -194,7 +170,7 @@ def facts_of(header: Any) -> HeaderFacts:
     sop_class = _text(header, "SOPClassUID") or (None if meta is None else _text(meta, "MediaStorageSOPClassUID"))
     code = (_text(header, "Modality") or "").upper() or None
     rows, columns = _whole(header, "Rows"), _whole(header, "Columns")
-    volume = _functional(header)
+    place = _place(header)
     return HeaderFacts(
         kind=kind_of(sop_class, code, has_pixels=bool(rows and columns)),
         code=code,
@@ -214,19 +190,11 @@ def facts_of(header: Any) -> HeaderFacts:
         rows=rows,
         columns=columns,
         frames=max(_whole(header, "NumberOfFrames") or 1, 1),
-        spacing=_pair(
-            _numbers(volume, "PixelSpacing", 2)
-            or _numbers(header, "PixelSpacing", 2)
-            or _numbers(header, "ImagerPixelSpacing", 2)
-        ),
-        thickness=next(
-            iter(_numbers(volume, "SliceThickness", 1) or _numbers(header, "SliceThickness", 1) or ()), None
-        ),
+        spacing=place.spacing,
+        thickness=_thickness(header),
         image_type=_image_type(header),
-        position=_triple(_numbers(header, "ImagePositionPatient", 3) or _numbers(volume, "ImagePositionPatient", 3)),
-        orientation=_cosines(
-            _numbers(header, "ImageOrientationPatient", 6) or _numbers(volume, "ImageOrientationPatient", 6)
-        ),
+        position=place.position,
+        orientation=place.orientation,
         number=_whole(header, "InstanceNumber"),
         photometric=_text(header, "PhotometricInterpretation"),
         ultrasound_regions=len(_value(header, "SequenceOfUltrasoundRegions") or ()),
@@ -260,7 +228,7 @@ def _value(header: Any, name: str) -> Any:
     """Give an element's value; None where it is absent, empty or can't be made sense of."""
     try:
         value = header.get(name)
-    except _BROKEN:
+    except REFUSALS:
         return None
     return None if value is None or value == "" else value
 
@@ -274,6 +242,25 @@ def _text(header: Any, name: str) -> str | None:
         parts = [str(part) for part in value] if hasattr(value, "__iter__") else [str(value)]
         value = next((part for part in parts if part.strip()), "")
     return " ".join(str(value).replace("\0", " ").split()) or None
+
+
+def _place(header: Any) -> Geometry:
+    """Give where the pixels lie, as far as that can be read; an orientation only where it is one."""
+    try:
+        found = geometry(header)
+    except REFUSALS:
+        return Geometry(None, None, None, None)
+    return dataclasses.replace(found, orientation=_cosines(found.orientation))
+
+
+def _thickness(header: Any) -> float | None:
+    """Give the thickness of a slice, of the middle frame's where there are several."""
+    try:
+        measures = group(header, "PixelMeasuresSequence", (frames(header) - 1) // 2)
+    except REFUSALS:
+        measures = None
+    numbers = _numbers(measures, "SliceThickness", 1) or _numbers(header, "SliceThickness", 1)
+    return None if numbers is None else numbers[0]
 
 
 def _numbers(header: Any, name: str, count: int) -> tuple[float, ...] | None:
@@ -293,23 +280,13 @@ def _whole(header: Any, name: str) -> int | None:
     return None if numbers is None else int(numbers[0])
 
 
-def _pair(values: tuple[float, ...] | None) -> tuple[float, float] | None:
-    return None if values is None or min(values) <= 0 else (values[0], values[1])
-
-
-def _triple(values: tuple[float, ...] | None) -> tuple[float, float, float] | None:
-    return None if values is None else (values[0], values[1], values[2])
-
-
-def _cosines(values: tuple[float, ...] | None) -> tuple[float, float, float, float, float, float] | None:
+def _cosines(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
     """Take an orientation only where it is one: two unit vectors at right angles."""
     if values is None:
         return None
     a, b = values[:3], values[3:]
     lengths = (math.hypot(*a) - 1, math.hypot(*b) - 1, sum(x * y for x, y in zip(a, b, strict=True)))
-    if max(map(abs, lengths)) > _COSINE:
-        return None
-    return values[0], values[1], values[2], values[3], values[4], values[5]
+    return values if max(map(abs, lengths)) <= _COSINE else None
 
 
 def _joined(header: Any, names: tuple[str, ...], between: str) -> str | None:
@@ -349,16 +326,3 @@ def _body_part(header: Any) -> str | None:
 def _laterality(header: Any) -> str | None:
     said = _text(header, "ImageLaterality") or _text(header, "Laterality") or ""
     return {"L": "left", "R": "right", "B": "both"}.get(said.upper()[:1])
-
-
-def _functional(header: Any) -> Any:
-    """Gather what an enhanced multi-frame file says of its frames: the shared groups' items, else the first frame's."""
-    import pydicom
-
-    gathered = pydicom.Dataset()
-    for name in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
-        for groups in (_value(header, name) or ())[:1]:
-            for element in groups:
-                if element.VR == "SQ" and element.value:
-                    gathered.update({item.tag: item for item in element.value[0] if item.VR != "SQ"})
-    return gathered
