@@ -98,7 +98,7 @@ def layout_votes(clues: Clues) -> Iterator[Vote]:
     stem = stem_of(name)
     for modality in _named(layout["words"], [stem]):
         yield _vote(LAYOUT, layout["file"], modality)
-    for modality in _named(layout["words"], folders) | _named(layout["folder_words"], folders):
+    for modality in _named(layout["words"], folders) | _named(layout["folder_words"], folders, whole=True):
         yield _vote(LAYOUT, layout["folder"], modality)
     if name.lower().endswith((".nii", ".nii.gz")):
         last = re.split(r"[^A-Za-z0-9]+", stem)[-1]
@@ -184,13 +184,13 @@ def _datasets_by_name() -> dict[str, str]:
     return {name: modality for modality, names in rules()["datasets"]["names"].items() for name in names}
 
 
-def _named(words: Mapping[str, Sequence[str]], components: Sequence[str]) -> dict[str, None]:
-    """Find the modalities whose words are in one of several names, as whole words, in the table's order."""
-    joined = [f" {' '.join(tokens(component))} " for component in components]
+def _named(words: Mapping[str, Sequence[str]], names: Sequence[str], *, whole: bool = False) -> dict[str, None]:
+    """Find the modalities whose words are in one of several names, or are the whole of one, in the table's order."""
+    joined = [f" {' '.join(tokens(name))} " for name in names]
     return {
         modality: None
         for modality, phrases in words.items()
-        if any(f" {phrase} " in name for phrase in phrases for name in joined)
+        if any(f" {phrase} " == name if whole else f" {phrase} " in name for phrase in phrases for name in joined)
     }
 
 

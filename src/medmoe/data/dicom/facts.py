@@ -120,7 +120,7 @@ class HeaderFacts:
     @property
     def is_secondary_capture(self) -> bool:
         """Whether it is a picture of a screen or a scanned film."""
-        return self.sop_class is not None and self.sop_class.startswith(f"{_STORAGE}7")
+        return f"{self.sop_class}.".startswith(f"{_STORAGE}7.")
 
     @property
     def is_derived(self) -> bool:
