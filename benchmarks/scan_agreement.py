@@ -157,10 +157,9 @@ def main() -> None:
             records = {one.path: record for one in walk(str(corpus)) if (record := memory.get(one)) is not None}
         lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
         left = {row["path"]: row for row in map(json.loads, done.quarantine.read_text(encoding="utf-8").splitlines())}
-    base = os.path.relpath(os.path.realpath(out.parent), corpus)
 
     def below(path: str) -> str:
-        return os.path.normpath(os.path.join(base, path))  # noqa: PTH118
+        return os.path.relpath(os.path.join(os.path.realpath(out.parent), path), corpus)  # noqa: PTH118
 
     rows = {below(row["image"]): row | ({"mask": below(row["mask"])} if row.get("mask") else {}) for row in lines}
     rows = {path: {"modality": None} | row for path, row in rows.items()}

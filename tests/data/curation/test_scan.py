@@ -251,7 +251,7 @@ def test_a_file_that_crashes_its_process_is_left_out_and_the_others_are_read(tre
     picture(tree / "crash.png")
     done = scan(tree, tmp_path / "out/manifest.csv", workers=2, reader=crashing)
     one = scan(tree, tmp_path / "out/one.csv")
-    assert left_out(done)["crash.png"]["kind"] == "damaged"
+    assert left_out(done)["crash.png"]["kind"] == "unreadable"
     assert "crashed" in left_out(done)["crash.png"]["reason"]
     assert rows_by_image(done).keys() == rows_by_image(one).keys() - {"../tree/crash.png"}
 
@@ -271,7 +271,7 @@ def test_damaged_files_are_listed_with_their_reason_and_stop_nothing(tmp_path: P
     listed = left_out(done)
     assert list(rows_by_image(done)) == ["tree/good.png"]
     assert listed.keys() == {"cut.jpg", "empty.dcm", "named.png", "bad.json", "short.dcm", "four.nii", "cut.nii.gz"}
-    assert {name for name, row in listed.items() if row["kind"] == "damaged"} == listed.keys() - {"bad.json"}
+    assert {name for name, row in listed.items() if row["kind"] == "unreadable"} == listed.keys() - {"bad.json"}
     assert listed["empty.dcm"]["reason"] == "the file is empty"
     assert "4-D" in listed["four.nii"]["reason"]
     assert listed["short.dcm"]["modality_code"] == "MR"
@@ -331,6 +331,7 @@ def test_a_dicom_file_needs_neither_ending_nor_a_good_name(tmp_path: Path):
         ("benign (1).png", "benign (1)_mask.png"),
         ("x/7.png", "x/7_segmentation.png"),
         ("img/7.png", "Ground Truth/7.png"),
+        ("images/kvasir-seg-0001.jpg", "masks/kvasir-seg-0001.png"),
         ("DRIVE/images/21_training.tif", "DRIVE/1st_manual/21_training.tif"),
     ],
 )
@@ -341,6 +342,11 @@ def test_masks_are_told_from_images_by_their_place_or_name(image: str, mask: str
 def test_a_mask_without_its_image_stays_one_where_its_neighbours_have_theirs():
     paths = ["images/1.png", "images/2.png", "masks/1.png", "masks/2.png", "masks/3.png", "labels/9.png"]
     assert mask_paths(paths) == {"masks/1.png": "images/1.png", "masks/2.png": "images/2.png", "masks/3.png": None}
+
+
+def test_words_of_masks_in_the_middle_of_a_name_are_those_of_a_data_set():
+    assert mask_paths(["kvasir-seg-0001.jpg", "mask-7.png", "segments/1.png", "gt-3.png"]) == {}
+    assert mask_paths(["labels/1.png", "labels/2.png"]) == {}
 
 
 def test_a_name_that_two_images_share_links_neither():

@@ -11,7 +11,7 @@ from typing import Any
 
 from medmoe.data.curation.label import Tally, columns_of, decide
 from medmoe.data.curation.label_rules import FAMILIES, report_type
-from medmoe.data.curation.scan_file import DAMAGED, Record
+from medmoe.data.curation.scan_file import UNREADABLE, Record
 from medmoe.data.curation.scan_read import read_all_of, reader_of
 from medmoe.data.curation.scan_rows import clues_of
 from medmoe.data.curation.scan_walk import Found
@@ -98,7 +98,7 @@ def label_manifest(
     counted: dict[str, dict[str, int]] = {}
     for (name, rule), count in reports.most_common():
         counted.setdefault(name, {})[rule] = count
-    unreadable = sum(records[row["image"] or ""].kind == DAMAGED for row in rows)
+    unreadable = sum(records[row["image"] or ""].kind == UNREADABLE for row in rows)
     return Labelled(done, tally, counted, unreadable, (agreed[0], agreed[1]) if trust else None)
 
 

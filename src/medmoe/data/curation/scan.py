@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medmoe.data.curation.scan_file import DAMAGED, Record
+from medmoe.data.curation.scan_file import UNREADABLE, Record
 from medmoe.data.curation.scan_read import Memory, Reader, read_all_of, reader_of
 from medmoe.data.curation.scan_rows import ALL, MIDDLE, Choice, as_line, list_tree, summarise
 from medmoe.data.curation.scan_walk import walk
@@ -73,7 +73,7 @@ def scan(
     found = list(walk(root, skip=skip))
     reading = {"read": 0, "known": 0}
     with Memory(kept, thorough=pixels, forget=again) as memory:
-        records = {one.path: Record(DAMAGED, one.trouble) for one in found if one.trouble}
+        records = {one.path: Record(UNREADABLE, one.trouble) for one in found if one.trouble}
         known = {one.path: record for one in found if one.trouble is None and (record := memory.get(one)) is not None}
         unread = [one for one in found if one.trouble is None and one.path not in known]
         records |= known

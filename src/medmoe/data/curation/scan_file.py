@@ -20,8 +20,8 @@ from medmoe.data.images import image_size, read_image
 from medmoe.data.nifti import PLANES, Volume, is_nifti, read_nifti_facts, read_nifti_values
 from medmoe.errors import UserError
 
-PICTURE, DICOM, VOLUME, TEXT, TABLE, OTHER, DAMAGED = (
-    "picture", "DICOM", "NIfTI", "text", "table", "other file", "damaged"
+PICTURE, DICOM, VOLUME, TEXT, TABLE, OTHER, UNREADABLE = (
+    "picture", "DICOM", "NIfTI", "text", "table", "other file", "unreadable"
 )  # fmt: skip
 MOST_TEXT = 1_000_000  # bytes of a text file that may be a report
 _HEAD = 132  # bytes read to tell what a file is
@@ -41,7 +41,7 @@ class Record:
     """What was found out about a file; it round-trips through JSON.
 
     Attributes:
-        kind: `picture`, `DICOM`, `NIfTI` (these are images), `text`, `table`, `other file`, `damaged`, or what a DICOM
+        kind: `picture`, `DICOM`, `NIfTI` (these are images), `text`, `table`, `other file`, `unreadable`, or what a DICOM
             file without an image is (`medmoe.data.dicom.facts`).
         reason: Why it isn't an image, or can't be used.
         sha: SHA-256 of the file's bytes; None where only headers were read.
@@ -109,11 +109,11 @@ def read_record(path: str, *, pixels: bool = True) -> Record:
         if pixels and record.kind != TABLE and record.sha is None:
             record = dataclasses.replace(record, sha=hash_of(path))
     except UserError as error:
-        return Record(DAMAGED, error.what)
+        return Record(UNREADABLE, error.what)
     except OSError as error:
-        return Record(DAMAGED, f"can't be read ({error.strerror or type(error).__name__})")
+        return Record(UNREADABLE, f"can't be read ({error.strerror or type(error).__name__})")
     except (MemoryError, ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, AttributeError) as error:
-        return Record(DAMAGED, f"can't be read ({type(error).__name__})")
+        return Record(UNREADABLE, f"can't be read ({type(error).__name__})")
     return record
 
 
@@ -169,7 +169,7 @@ def _read_dicom(path: str, pixels: bool) -> Record:
         try:
             read_image(path)  # what can't be decoded is told now, not in the middle of a training run
         except UserError as error:
-            return Record(DAMAGED, error.what, facts=kept)
+            return Record(UNREADABLE, error.what, facts=kept)
     return Record(
         DICOM,
         width=facts.columns,
@@ -269,6 +269,6 @@ _READERS: dict[str, Callable[[str, bool], Record]] = {
     DICOM: _read_dicom,
     VOLUME: _read_volume,
     TEXT: _read_text,
-    "empty": lambda path, pixels: Record(DAMAGED, "the file is empty"),
+    "empty": lambda path, pixels: Record(UNREADABLE, "the file is empty"),
 }
 _REASONS = {TABLE: "a table; what it says isn't used", OTHER: "not an image"}

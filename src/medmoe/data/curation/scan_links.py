@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from medmoe.data.curation.label_rules import rules, stem_of, tokens
 from medmoe.data.curation.scan_file import TEXT, Record
@@ -23,7 +24,8 @@ def mask_paths(paths: Iterable[str]) -> dict[str, str | None]:
     """Tell masks from images: by a folder's name (`masks/ct/7.png` of `images/ct/7.jpg`) or a file's (`7_mask.png`).
 
     A path counts as a mask's if it has such a word and there is exactly one image whose path is the same without it;
-    `images` and the like count as no folder. If there is none, a folder's word alone isn't enough, a file's is.
+    `images` and the like count as no folder. If there is none, a folder's word is enough only where most files of that
+    folder have their image, a file's word always (`7_mask.png`, but not `mask-7.png` or `seg-7.png`).
 
     Args:
         paths: Of all images and masks.
@@ -31,64 +33,74 @@ def mask_paths(paths: Iterable[str]) -> dict[str, str | None]:
     Returns:
         Path of each mask → its image's path; None where that isn't found.
     """
-    paths = sorted(paths)
-    marked = {path: marks for path in paths if (marks := _mask_key(path)) is not None}
+    marks = {path: _marks(path) for path in sorted(paths)}
     images: defaultdict[Key, list[str]] = defaultdict(list)
-    for path in paths:
-        if path not in marked:
-            images[_image_key(path)].append(path)
+    for path, mark in marks.items():
+        if not mark.in_folder:
+            images[_key(path.split("/"), ())].append(path)
     found: dict[str, str | None] = {}
-    for path, (key, by_file) in marked.items():
-        matches = images.get(key, [])
-        if len(matches) == 1:
-            found[path] = matches[0]
-        elif by_file or matches:
-            found[path] = None
-    return _if_mostly(found, marked)
+    for path, mark in marks.items():
+        for key in mark.keys:
+            matches = [image for image in images.get(key, ()) if image != path]
+            if matches:
+                found[path] = matches[0] if len(matches) == 1 else None
+                break
+        else:
+            if mark.named:
+                found[path] = None
+    _add_neighbours(found, marks)
+    return {path: found.get(image, image) if image else None for path, image in found.items() if image != path}
 
 
-def _if_mostly(found: dict[str, str | None], marked: Mapping[str, tuple[Key, bool]]) -> dict[str, str | None]:
-    """Add the masks of a folder in which most others have an image: those whose image was left out."""
-    matched: defaultdict[str, int] = defaultdict(int)
-    total: defaultdict[str, int] = defaultdict(int)
-    for path in marked:
-        folder = posixpath.dirname(path)
-        total[folder] += 1
-        matched[folder] += found.get(path) is not None
-    for path in marked:
-        folder = posixpath.dirname(path)
-        if path not in found and 2 * matched[folder] > total[folder]:
-            found[path] = None
-    return found
+@dataclass(frozen=True, slots=True)
+class _Marks:
+    """What of a path says that it is a mask's.
+
+    Attributes:
+        keys: What its image is found by, the likeliest first.
+        in_folder: Whether a folder's name says so.
+        named: Whether the file's name says so by itself.
+    """
+
+    keys: tuple[Key, ...]
+    in_folder: bool
+    named: bool
 
 
-def _mask_key(path: str) -> tuple[Key, bool] | None:
-    """Give what a mask's image is found by, and whether the file's own name says that it is a mask."""
+def _marks(path: str) -> _Marks:
     words = rules()["masks"]
     *folders, name = path.split("/")
-    stem = tokens(stem_of(name))
-    at = [" ".join(tokens(folder)) in words["folders"] for folder in folders]
-    ending = next(
-        (length for length in (2, 1) if len(stem) > length and " ".join(stem[-length:]) in words["endings"]), 0
-    )
-    if not ending and len(stem) > 2 and stem[-1].isdigit() and stem[-2] in ("mask", "seg"):
-        ending = 2  # 7_mask_1
-    inside = any(word in words["endings"][:3] for word in stem[1:])  # t1_seg_tool
-    if not any(at) and not ending and not inside:
-        return None
-    kept = [folder for folder, is_mask in zip(folders, at, strict=True) if not is_mask]
-    body = " ".join(stem[: len(stem) - ending] if ending else stem)
-    return (_without_images(kept), body), bool(ending or inside)
+    kept = [folder for folder in folders if " ".join(tokens(folder)) not in words["folders"]]
+    in_folder, stem = len(kept) < len(folders), tokens(stem_of(name))
+    ending = next((n for n in (2, 1) if len(stem) > n and " ".join(stem[-n:]) in words["endings"]), 0)
+    numbered = len(stem) > 2 and stem[-1].isdigit() and stem[-2] in words["endings"]  # 7_mask_1
+    cut = ending or (2 if numbered else 0)
+    keys = [_key([*kept, name], ())] if in_folder else []
+    if cut:
+        keys.append(_key([*kept, name], stem[:-cut]))
+    return _Marks(tuple(keys), in_folder, bool(ending))
 
 
-def _image_key(path: str) -> Key:
-    *folders, name = path.split("/")
-    return _without_images(folders), " ".join(tokens(stem_of(name)))
+def _add_neighbours(found: dict[str, str | None], marks: Mapping[str, _Marks]) -> None:
+    """Add the masks of a folder in which most others have an image: those whose image isn't there."""
+    matched: defaultdict[str, int] = defaultdict(int)
+    total: defaultdict[str, int] = defaultdict(int)
+    for path, mark in marks.items():
+        if mark.in_folder:
+            total[posixpath.dirname(path)] += 1
+            matched[posixpath.dirname(path)] += found.get(path) is not None
+    for path, mark in marks.items():
+        folder = posixpath.dirname(path)
+        if mark.in_folder and path not in found and 2 * matched[folder] > total[folder]:
+            found[path] = None
 
 
-def _without_images(folders: Iterable[str]) -> tuple[str, ...]:
+def _key(parts: Sequence[str], stem: Sequence[str]) -> Key:
+    """Give what an image and its mask have in common: folders but `images`, and the file's name without its ending."""
     words = rules()["masks"]["images"]
-    return tuple(folder for folder in folders if " ".join(tokens(folder)) not in words)
+    *folders, name = parts
+    kept = tuple(folder for folder in folders if " ".join(tokens(folder)) not in words)
+    return kept, " ".join(stem or tokens(stem_of(name)))
 
 
 class Reports:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from medmoe.data.curation.scan_file import DAMAGED, Record, read_record
+from medmoe.data.curation.scan_file import UNREADABLE, Record, read_record
 from medmoe.data.curation.scan_walk import Found
 from medmoe.errors import DataError
 
@@ -100,7 +100,7 @@ def read_all_of(
 ) -> Iterator[tuple[Found, Record]]:
     """Read files, in whatever order they come to an end.
 
-    A file that takes its process down with it (a decoder's crash, the memory's end) is told as damaged, and the others
+    A file that takes its process down with it (a decoder's crash, the memory's end) is told as unreadable, and the others
     are read all the same.
 
     Args:
@@ -154,7 +154,7 @@ def _read_one_by_one(root: str, found: Sequence[Found], reader: Reader) -> Itera
                 try:
                     record = pool.submit(reader, _within(root, one)).result()
                 except BrokenProcessPool:
-                    yield one, Record(DAMAGED, _CRASHED)
+                    yield one, Record(UNREADABLE, _CRASHED)
                     one = next(left, None)
                     break
                 yield one, record

@@ -12,7 +12,7 @@ from typing import Any
 
 from medmoe.data.curation.label import Decision, Tally, columns_of, decide
 from medmoe.data.curation.label_rules import Clues, identify, report_type
-from medmoe.data.curation.scan_file import DAMAGED, DICOM, PICTURE, TEXT, VOLUME, Record
+from medmoe.data.curation.scan_file import UNREADABLE, DICOM, PICTURE, TEXT, VOLUME, Record
 from medmoe.data.curation.scan_links import Reports, mask_paths
 from medmoe.data.dicom.facts import REPORT, HeaderFacts
 from medmoe.data.dicom.series import Stack, stacks_of
@@ -253,7 +253,7 @@ def _leave_out_others(records: Mapping[str, Record], read: set[str], listing: Li
             reason = "no image that it is the report of" if record.text else "no text of a report in it"
         facts = record.header
         said = {"modality_code": facts.code} if facts is not None and facts.code is not None else {}
-        listing.left_out.append({"path": path, "kind": kind, "reason": reason or DAMAGED} | said)
+        listing.left_out.append({"path": path, "kind": kind, "reason": reason or UNREADABLE} | said)
 
 
 def _relative(root: str, path: str, out: str) -> str:
