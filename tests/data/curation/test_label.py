@@ -300,12 +300,14 @@ def test_trusted_modalities_are_kept_and_judge_the_rules(labelled: Path):
 
 
 def test_the_command_writes_columns_conflicts_and_counts(labelled: Path, tmp_path: Path):
-    out, conflicts, counts = tmp_path / "new.csv", tmp_path / "conflicts.csv", tmp_path / "counts.json"
+    conflicts, counts = tmp_path / "conflicts.csv", tmp_path / "counts.json"
+    out = tmp_path / "elsewhere/new.csv"
     words = ("--out", out, "--conflicts", conflicts, "--json", counts, "--no-pixels")
     done = medmoe("data", "label", labelled, *words)
     assert done.code == 0, done
     rows = list(rows_of(read_all(out)))
     assert [row["mine"] for row in rows] == ["kept"] * 3
+    assert [row["image"] for row in rows] == ["../ct/1.png", "../ct/2.png", "../other/3.png"]
     assert rows[0]["modality_rule"] in ("layout-folder", "text-ct-named")
     assert rows[1]["report_type"] == "figure caption"
     with conflicts.open(newline="") as file:

@@ -40,7 +40,8 @@ def label(
     Rules look at the file's header and pixels, its path and its text, not at the column `modality` (but see --trust).
     """
     from medmoe.data.curation.label_rules import DATASET, FAMILIES
-    from medmoe.data.curation.label_table import label_manifest, write_conflicts
+    from medmoe.data.curation.label_table import label_manifest, moved, write_conflicts
+    from medmoe.data.sources.manifest_table import find_manifest
     from medmoe.data.sources.manifest_write import write_manifest
 
     check_least(workers, 1, "--workers")
@@ -56,7 +57,8 @@ def label(
     )
     _print(done)
     if out is not None:
-        say(f"manifest: {write_manifest(done.rows, out)}")
+        rows = moved(done.rows, find_manifest(manifest).parent, out.parent)
+        say(f"manifest: {write_manifest(rows, out)}")
     if conflicts is not None:
         say(f"conflicts: {write_conflicts(done.tally.conflicts, conflicts)}")
     counts = done.tally.as_dict() | {"reports": done.reports, "unreadable": done.unreadable}

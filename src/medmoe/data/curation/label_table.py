@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from medmoe.data.sources.manifest_write import read_all, rows_of
 from medmoe.errors import DataError
 from medmoe.modalities import resolve
 
+_PATHS = ("image", "mask", "gaze", "prior")
 CONFLICT_COLUMNS = ("image", "given", "decided", "rule", "confidence", *FAMILIES, "router")
 
 
@@ -117,6 +119,18 @@ def write_conflicts(conflicts: Sequence[Mapping[str, Any]], path: Path) -> Path:
     except OSError as error:
         raise DataError(f"can't be written ({error.strerror})", where=str(path), remedy="check the folder") from error
     return path
+
+
+def moved(rows: Sequence[Mapping[str, Any]], before: Path, after: Path) -> list[dict[str, Any]]:
+    """Give rows whose paths are relative to another folder."""
+    here, there = os.path.realpath(before), os.path.realpath(after)
+
+    def move(path: str) -> str:
+        if os.path.isabs(path):  # noqa: PTH117
+            return path
+        return os.path.relpath(os.path.join(here, path), there).replace(os.sep, "/")  # noqa: PTH118
+
+    return [row | {name: move(row[name]) for name in _PATHS if row.get(name)} for row in map(dict, rows)]
 
 
 def _read(

@@ -41,8 +41,8 @@ class Record:
     """What was found out about a file; it round-trips through JSON.
 
     Attributes:
-        kind: `picture`, `DICOM`, `NIfTI` (these are images), `text`, `table`, `other file`, `unreadable`, or what a DICOM
-            file without an image is (`medmoe.data.dicom.facts`).
+        kind: `picture`, `DICOM`, `NIfTI` (these are images), `text`, `table`, `other file`, `unreadable`, or what
+            a DICOM file without an image is (`medmoe.data.dicom.facts`).
         reason: Why it isn't an image, or can't be used.
         sha: SHA-256 of the file's bytes; None where only headers were read.
         width: In pixels, of the picture, frame or slice.

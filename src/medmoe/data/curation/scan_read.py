@@ -100,8 +100,8 @@ def read_all_of(
 ) -> Iterator[tuple[Found, Record]]:
     """Read files, in whatever order they come to an end.
 
-    A file that takes its process down with it (a decoder's crash, the memory's end) is told as unreadable, and the others
-    are read all the same.
+    A file that takes its process down with it (a decoder's crash, the memory's end) is told as unreadable, and the
+    others are read all the same.
 
     Args:
         root: The folder they are in.

@@ -12,7 +12,7 @@ from typing import Any
 
 from medmoe.data.curation.label import Decision, Tally, columns_of, decide
 from medmoe.data.curation.label_rules import Clues, identify, report_type
-from medmoe.data.curation.scan_file import UNREADABLE, DICOM, PICTURE, TEXT, VOLUME, Record
+from medmoe.data.curation.scan_file import DICOM, PICTURE, TEXT, UNREADABLE, VOLUME, Record
 from medmoe.data.curation.scan_links import Reports, mask_paths
 from medmoe.data.dicom.facts import REPORT, HeaderFacts
 from medmoe.data.dicom.series import Stack, stacks_of
