@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -246,6 +249,34 @@ def test_a_stopped_scan_goes_on_and_ends_the_same(tree: Path, tmp_path: Path):
     assert whole is not None
     assert out.read_bytes() == whole.read_bytes()
     assert scan(tree, out).summary["reading"]["read"] == 0
+
+
+def test_a_killed_scan_goes_on_and_leaves_no_process_behind(tree: Path, tmp_path: Path):
+    whole = scan(tree, tmp_path / "out/manifest.csv").manifest
+    out, pids = tmp_path / "out/other.csv", tmp_path / "pids"
+    program = (
+        "from crashing import waiting; from medmoe.data.curation.scan import scan; "
+        f"scan({str(tree)!r}, {str(out)!r}, workers=2, reader=waiting)"
+    )
+    places = [str(Path(__file__).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places), "WAITING": str(pids)}
+    killed = subprocess.Popen([sys.executable, "-c", program], env=environment)
+    while not pids.exists():
+        assert killed.poll() is None
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    started = [int(line) for line in pids.read_text().splitlines()]
+    for pid in started:
+        for _ in range(200):
+            if not Path(f"/proc/{pid}/status").exists() or "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text():
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail(f"process {pid} is still there")
+    assert scan(tree, out).manifest == out
+    assert whole is not None
+    assert out.read_bytes() == whole.read_bytes()
 
 
 def test_a_file_that_crashes_its_process_is_left_out_and_the_others_are_read(tree: Path, tmp_path: Path):

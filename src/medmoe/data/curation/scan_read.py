@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -128,7 +130,7 @@ def _read_chunks(
 ) -> Iterator[tuple[Found, Record]]:
     """Read chunks of files; when a process is lost, list those that weren't finished and stop."""
     running: dict[Future[list[Record]], list[Found]] = {}
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with _pool(workers) as pool:
         chunk: list[Found] = []
         try:
             while True:
@@ -149,7 +151,7 @@ def _read_one_by_one(root: str, found: Sequence[Found], reader: Reader) -> Itera
     left = iter(found)
     one = next(left, None)
     while one is not None:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with _pool(1) as pool:
             while one is not None:
                 try:
                     record = pool.submit(reader, _within(root, one)).result()
@@ -163,6 +165,24 @@ def _read_one_by_one(root: str, found: Sequence[Found], reader: Reader) -> Itera
 
 def _read_some(paths: Sequence[str], reader: Reader) -> list[Record]:
     return [reader(path) for path in paths]
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone: a kill of that would leave it waiting for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _within(root: str, found: Found) -> str:
