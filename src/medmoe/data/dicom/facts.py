@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from medmoe.data.dicom.geometry import Geometry, geometry
-from medmoe.data.dicom.header import REFUSALS, frames, group, read_header
+from medmoe.data.dicom.header import frames, group, read_header, refusals
 from medmoe.errors import DataError
 from medmoe.modalities import MODALITIES
 
@@ -228,7 +228,7 @@ def _value(header: Any, name: str) -> Any:
     """Give an element's value; None where it is absent, empty or can't be made sense of."""
     try:
         value = header.get(name)
-    except REFUSALS:
+    except refusals():
         return None
     return None if value is None or value == "" else value
 
@@ -248,7 +248,7 @@ def _place(header: Any) -> Geometry:
     """Give where the pixels lie, as far as that can be read; an orientation only where it is one."""
     try:
         found = geometry(header)
-    except REFUSALS:
+    except refusals():
         return Geometry(None, None, None, None)
     return dataclasses.replace(found, orientation=_cosines(found.orientation))
 
@@ -257,7 +257,7 @@ def _thickness(header: Any) -> float | None:
     """Give the thickness of a slice, of the middle frame's where there are several."""
     try:
         measures = group(header, "PixelMeasuresSequence", (frames(header) - 1) // 2)
-    except REFUSALS:
+    except refusals():
         measures = None
     numbers = _numbers(measures, "SliceThickness", 1) or _numbers(header, "SliceThickness", 1)
     return None if numbers is None else numbers[0]
