@@ -12,3 +12,11 @@ data_app = typer.Typer(help="Make and look after data.", no_args_is_help=True)
 data_app.command()(phantom)
 data_app.command()(shard)
 data_app.command("import")(import_command)
+from medmoe.cli.data.label import label
+from medmoe.cli.data.phantom import phantom
+from medmoe.cli.data.scan import scan
+
+data_app = typer.Typer(help="Make and look after data.", no_args_is_help=True)
+data_app.command()(phantom)
+data_app.command()(scan)
+data_app.command()(label)
