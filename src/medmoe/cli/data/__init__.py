@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import typer
 
+from medmoe.cli.data.audit import audit
 from medmoe.cli.data.phantom import phantom
+from medmoe.cli.data.split import split
 
 data_app = typer.Typer(help="Make and look after data.", no_args_is_help=True)
+data_app.command()(audit)
 data_app.command()(phantom)
+data_app.command()(split)
