@@ -99,7 +99,7 @@ def invariants(thumbnails: NDArray[np.uint8]) -> Floats:
     seen = (even_out(thumbnails) * window[:, None] * window).astype(np.complex64)  # [N, S, S]
     spectrum = np.abs(waves[:, _LOWEST - 1 :].T @ (seen @ waves))  # [N, F, 2F - 1]: rows from 0, columns from 1 - F
     falling, rising = spectrum[:, :, _LOWEST - 1 :: -1], spectrum[:, :, _LOWEST - 1 :]
-    floor = _FLOOR * rising[:, 1:, 1:].mean((1, 2), keepdims=True) + 1e-6
+    floor = _FLOOR / 2 * (falling + rising)[:, 1:, 1:].mean((1, 2), keepdims=True) + 1e-6
     falling, rising = np.log(falling + floor), np.log(rising + floor)
     mean, diagonal = (falling + rising) / 2, np.abs(falling - rising)  # [N, F, F]
     upper, beyond, inner = np.triu_indices(_LOWEST), np.triu_indices(_LOWEST, 1), np.triu_indices(_LOWEST - 1)

@@ -1,7 +1,7 @@
 """Splits by patient: balanced by modality and label, and a patient who was once in a split stays there.
 
-Patients are dealt out as iterative stratification does it (Sechidis, Tsoumakas and Vlahavas, 2011): the rarest modality
-or label first, each of its patients to the split that lacks it most. Whoever has a split already keeps it, and counts
+Patients are dealt out in the order of iterative stratification (Sechidis, Tsoumakas and Vlahavas, 2011), those of the
+rarest modality or label first, each to the split that lacks the most of all that it would bring. Whoever has a split already keeps it, and counts
 as dealt; so a manifest that has grown is evened out by the new patients alone. Where nothing is kept and nothing may be
 remembered, a keyed hash of the patient alone decides: that is stable whatever is added, and balanced by chance only.
 """
@@ -271,8 +271,9 @@ def _stratify(
         for number, unit in list(waiting[rarest].items()):
             lack = {
                 name: (
-                    share * total[rarest] - having[name][rarest],
-                    share * rows - rows_of[name],
+                    sum(1 - having[name][feature] / (share * total[feature]) for feature in unit.features)
+                    + 1
+                    - rows_of[name] / (share * rows),
                     _by_place(unit.place, wanted) == name,
                 )
                 for name, share in wanted.items()
