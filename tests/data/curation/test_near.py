@@ -42,9 +42,7 @@ def test_pairs_within_are_those_of_every_pair_counted_out(count: int, words: int
 
 def test_pairs_between_are_those_of_every_pair_counted_out():
     one, other = hashes_near_each_other(70, 4, seed=1), hashes_near_each_other(2100, 4, seed=1)  # wider than a block
-    wanted = {
-        (i, j, d) for i in range(len(one)) for j in range(len(other)) if (d := distance(one[i], other[j])) <= 10
-    }
+    wanted = {(i, j, d) for i in range(len(one)) for j in range(len(other)) if (d := distance(one[i], other[j])) <= 10}
     found = gathered(pairs_between(one, other, 10))
     assert wanted
     assert len(found) == len(wanted)

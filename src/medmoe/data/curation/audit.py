@@ -156,9 +156,11 @@ def rows_of(sheets: Sequence[Sheet], *, within: bool = False) -> Rows:
         DataError: If there is nothing to hold against each other.
     """
     splits = sheets[0].column("split")
-    own = sorted({split for split in splits if split is not None})
+    own = [split for split in dict.fromkeys(splits) if split is not None]
     names = own + (["(no split)"] if None in splits else [])
-    numbers = {split: at for at, split in enumerate([*own, *([None] if None in splits else [])])}
+    numbers: dict[str | None, int] = {split: at for at, split in enumerate(own)}
+    if None in splits:
+        numbers[None] = len(own)
     groups = [numbers[split] for split in splits]
     splitted = [numbers[split] for split in own]
     apart = {(one, other) for one in splitted for other in splitted if one < other}
