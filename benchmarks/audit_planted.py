@@ -2,17 +2,18 @@
 
     python benchmarks/audit_planted.py --corpus FOLDER --json audit.json
 
-Copies of randomly drawn images of a folder with a manifest are planted in an evaluation manifest: as they are, in another
-lossless file, recoded as JPEG (quality 30 to 95), resized (0.4 to 1.5 times), made brighter or darker (gamma 0.6 to 1.6,
-contrast and brightness by up to a quarter and an eighth), flipped, turned by 90 degrees, cropped (2 to 10 % of either
-side), with text burned in, in grey, and several of these at once; with them rows of the same patients with other
-pictures, and copied reports with other case and spacing. The evaluation manifest is audited against the whole manifest,
-by the command line's own functions.
+Copies of randomly drawn images of a folder with a manifest are planted in an evaluation manifest: as they are, in
+another lossless file, recoded as JPEG (quality 30 to 95), resized (0.4 to 1.5 times), made brighter or darker (gamma
+0.6 to 1.6, contrast and brightness by up to a quarter and an eighth), flipped, turned by 90 degrees, cropped (2 to 10 %
+of either side), with text burned in, in grey, and several of these at once; all but the first two are recoded as JPEG
+besides. With them, rows of the same patients with other pictures, and copied reports with other case and spacing. The
+evaluation manifest is audited against the whole manifest, by the command line's own functions.
 
 Recall is by kind, with Wilson's 95 % interval. A false pair is one of different pictures that the audit calls the same:
-it is counted among the planted pictures' pairs and, without planting, among all of the manifest's pictures, those of one
-patient left out. Which of the latter are false only a look can tell: `--montage FILE.png` draws them, likest first, and
-`--look N` says of how many. Then the time of comparing N × N hashes, by default of 100,000 images.
+it is counted among the planted pictures' pairs and, without planting, among all of the manifest's pictures, those of
+one patient left out. Which of the latter are false only a look can tell: `--montage FILE.png` draws some, spread evenly
+from the likest to the least like, and `--look N` says how many. Then the time of comparing N × N hashes, by default of
+100,000 images.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def altered(image: Image.Image, kind: str, rng: np.random.Generator) -> Image.Im
 
 
 def plant(corpus: Path, folder: Path, each: int, seed: int) -> tuple[Path, dict[int, tuple[str, int]]]:
-    """Write an evaluation manifest of altered copies; give it, and of each of its rows the kind and the original's row."""
+    """Write an evaluation manifest of altered copies; give it, and each row's kind and original."""
     rng = np.random.default_rng(seed)
     table = read_all(corpus)
     rows = table.to_pylist()
@@ -155,9 +156,12 @@ def proportion(hits: int, count: int) -> dict[str, Any]:
     """Give a share with Wilson's 95 % interval."""
     z = NormalDist().inv_cdf(0.975)
     share = hits / count
-    middle, spread = share + z * z / (2 * count), z * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    low, high = ((middle - spread) / (1 + z * z / count), (middle + spread) / (1 + z * z / count))
-    return {"found": hits, "of": count, "share": round(share, 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+    middle = share + z * z / (2 * count)
+    spread = z * float(np.sqrt(share * (1 - share) / count + z * z / (4 * count * count)))
+    low, high = ((middle + side) / (1 + z * z / count) for side in (-spread, spread))
+    return {"found": hits, "of": count} | {
+        name: round(value, 4) for name, value in (("share", share), ("low", low), ("high", high))
+    }
 
 
 def existing(found: Audit, montage: Path | None, look: int) -> dict[str, Any]:
@@ -166,11 +170,15 @@ def existing(found: Audit, montage: Path | None, look: int) -> dict[str, Any]:
     pairs = [pair for pair in found.pairs if pair.kind in ("identical image", "near-duplicate image")]
     pairs.sort(key=lambda pair: -pair.likeness)
     if montage is not None:
-        draw(found, pairs[:look], montage)
+        draw(found, pairs[:: max(len(pairs) // look, 1)][:look], montage)
     by = Counter(" & ".join(sorted({str(sources[pair.one]), str(sources[pair.other])})) for pair in pairs)
     kinds = Counter(pair.kind for pair in pairs)
     images = len({number for pair in pairs for number in (pair.one, pair.other)})
-    return {"pairs": dict(kinds), "images_in_pairs": images, "by_source": dict(by.most_common())}
+    listed = [
+        [pair.kind, found.rows.where(pair.one), found.rows.where(pair.other), round(pair.likeness, 3), pair.distance]
+        for pair in pairs
+    ]
+    return {"pairs": dict(kinds), "images_in_pairs": images, "by_source": dict(by.most_common()), "listed": listed}
 
 
 def draw(found: Audit, pairs: list[Any], out: Path, side: int = 96, across: int = 8) -> None:
@@ -196,7 +204,8 @@ def timing(count: int, threads: int, seed: int, distance: int) -> dict[str, Any]
     start = time.perf_counter()
     near = sum(len(found.one) for found in pairs_within(hashes, distance, threads=threads))
     seconds = time.perf_counter() - start
-    return {"hashes": count, "pairs": count * (count - 1) // 2, "threads": threads, "seconds": round(seconds, 2), "near": near}
+    pairs = count * (count - 1) // 2
+    return {"hashes": count, "pairs": pairs, "threads": threads, "seconds": round(seconds, 2), "near": near}
 
 
 def main() -> None:
@@ -215,7 +224,7 @@ def main() -> None:
     result: dict[str, Any] = {"seed": asked.seed, "machine": platform.processor() or platform.machine()}
     if asked.hashes:
         result["timing"] = timing(asked.hashes, asked.workers, asked.seed, options.distance)
-        print(json.dumps(result["timing"]))
+        print(json.dumps(result["timing"]), flush=True)
     corpus = read_sheet(asked.corpus)
     with tempfile.TemporaryDirectory() as scratch:
         manifest, truth = plant(asked.corpus, Path(scratch), asked.each, asked.seed)
@@ -236,15 +245,17 @@ def main() -> None:
         "pictures": images,
     }
     for kind, share in recall.items():
-        print(f"{kind:32} {share['found']:4} of {share['of']:4}  {share['share']:.1%} ({share['low']:.1%}–{share['high']:.1%})")
-    print({name: result["planted"][name] for name in ("exact", "altered", "pairs_with_other_pictures", "candidates", "seconds")})
+        within = f"{share['low']:.1%}–{share['high']:.1%}"
+        print(f"{kind:32} {share['found']:4} of {share['of']:4}  {share['share']:.1%} ({within})")
+    print(json.dumps({name: value for name, value in result["planted"].items() if name != "recall"}), flush=True)
     start = time.perf_counter()
-    own = audit(rows_of([type(corpus)(*whole)], within=True), Options(workers=asked.workers, cache=asked.cache, within=True))
+    options = Options(workers=asked.workers, cache=asked.cache, within=True)
+    own = audit(rows_of([type(corpus)(*whole)], within=True), options)
     result["unplanted"] = existing(own, asked.montage, asked.look) | {
         "images": corpus.rows, "compared": own.compared, "candidates": own.candidates,
         "seconds": round(time.perf_counter() - start, 1), "summary": summary(own),
     }  # fmt: skip
-    print(json.dumps(result["unplanted"], indent=1))
+    print(json.dumps({name: value for name, value in result["unplanted"].items() if name != "listed"}))
     if asked.json:
         asked.json.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -10,6 +10,7 @@ which a fundus' rim or a skull counts for no more than the vessels within.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,7 @@ ORIENTATIONS = (
 _COARSE, _MIDDLE = 16, 32
 _STEPS = 5
 _MOST_SHIFT, _MOST_SCALE = 0.16, 0.16  # of a side: a crop beyond this isn't looked for
-_ROUGH, _FAIR = 0.55, 0.65  # correlations before and after aligning, below which there is no need to go on
+_ROUGH, _FAIR = 0.55, 0.75  # correlations before and after aligning, below which there is no need to go on
 _BLACK = 12  # grey levels above an image's darkest that still are its background
 _ENOUGH = 0.1  # of the pixels must be in from the border, for the border to be left out
 _GRAIN, _SHOWS = 1.0, 4.0  # variance in grey levels that is noise, and how many times that shows something
@@ -65,20 +66,23 @@ class Comparison:
             small = _shrink(part, _COARSE)
             self._rough[start : start + 4096] = _standard(_SOFT(small).reshape(len(small), -1))
 
-    def likeness(self, one: Ints, other: Ints) -> Likeness:
+    def likeness(self, one: Ints, other: Ints, *, threads: int = 1) -> Likeness:
         """Compare images by their numbers, [n] and [n]."""
-        found, which = np.zeros(len(one), np.float32), np.zeros(len(one), np.int64)
         rough = self._roughly(one, other)  # [n, 8]
         likeliest = np.argsort(-rough, axis=1)[:, :2]
-        which[:] = likeliest[:, 0] if len(one) else 0
+        found, which = np.zeros(len(one), np.float32), likeliest[:, 0].astype(np.int64)
         for rank in (0, 1):
             fair = np.flatnonzero(np.take_along_axis(rough, likeliest[:, rank : rank + 1], 1)[:, 0] > _ROUGH)
-            for start in range(0, len(fair), _BLOCK):
-                rows = fair[start : start + _BLOCK]
-                turns = likeliest[rows, rank]
-                score = _compare(self.thumbnails[one[rows]], _turned(self.thumbnails[other[rows]], turns))
-                rise = score > found[rows]
-                found[rows[rise]], which[rows[rise]] = score[rise], turns[rise]
+            blocks = [fair[start : start + _BLOCK] for start in range(0, len(fair), _BLOCK)]
+            turns = likeliest[:, rank]
+
+            def compare(rows: Ints, turns: Ints = turns) -> Floats:
+                return _compare(self.thumbnails[one[rows]], _turned(self.thumbnails[other[rows]], turns[rows]))
+
+            with ThreadPoolExecutor(max(threads, 1)) as pool:
+                for rows, score in zip(blocks, pool.map(compare, blocks), strict=True):
+                    rise = score > found[rows]
+                    found[rows[rise]], which[rows[rise]] = score[rise], turns[rows[rise]]
         return Likeness(found, which)
 
     def _roughly(self, one: Ints, other: Ints) -> Floats:
@@ -170,11 +174,13 @@ def _local(one: Bytes, other: Bytes, moved: Floats) -> Floats:
     second, inside = _lay(other.astype(np.float32), moved)
     first, second = _BLURRED(one.astype(np.float32)), _BLURRED(second)
     first, second = first - _NEAR(first), second - _NEAR(second)
-    both = np.sqrt(_NEAR(first * first) * _NEAR(second * second))
-    correlation = _NEAR(first * second) / (both + np.float32(_GRAIN))
+    # Every other place is enough, since neighbourhoods overlap.
+    both = np.sqrt(_NEAR_HALVED(first * first) * _NEAR_HALVED(second * second))
+    correlation = _NEAR_HALVED(first * second) / (both + np.float32(_GRAIN))
+    inside, bright = inside[:, ::2, ::2], bright[:, ::2, ::2]
     weight = inside * np.minimum(both / (_SHOWS * _GRAIN), 1)
     framed = weight * bright
-    enough = framed.sum((1, 2)) > _ENOUGH * SIDE * SIDE
+    enough = framed.mean((1, 2)) > _ENOUGH
     weight[enough] = framed[enough]
     return _mean_of_best(correlation.reshape(len(one), -1), weight.reshape(len(one), -1))
 
@@ -220,14 +226,15 @@ def _half(images: Floats) -> Floats:
     return np.asarray(images.reshape(count, side // 2, 2, side // 2, 2).mean((2, 4)))
 
 
-def _blur(width: float, side: int = SIDE) -> Callable[[Floats], Floats]:
-    """Give a Gaussian blur of [b, S, S] images, as a product with a matrix from both sides."""
+def _blur(width: float, side: int = SIDE, *, every: int = 1) -> Callable[[Floats], Floats]:
+    """Give a Gaussian blur of [b, S, S] images, read at every so many places, as a product from both sides."""
     at = np.arange(side)
-    kernel = np.exp(-0.5 * ((at[:, None] - at) / width) ** 2)
+    kernel = np.exp(-0.5 * ((at[::every, None] - at) / width) ** 2)
     kernel = (kernel / kernel.sum(1, keepdims=True)).astype(np.float32)
     return lambda images: np.asarray(kernel @ images @ kernel.T)
 
 
 _BLURRED, _NEAR, _WIDE, _SOFT = _blur(0.8), _blur(3.0), _blur(6.0), _blur(1.0, _COARSE)
+_NEAR_HALVED = _blur(3.0, every=2)
 _PLACES = np.arange(_COARSE * _COARSE).reshape(_COARSE, _COARSE)
 _TURNS = [orient(_PLACES, turn).reshape(-1) for turn in range(8)]

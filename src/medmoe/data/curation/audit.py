@@ -377,7 +377,7 @@ def _seen(
     )
     one, other, distance = near.one[keep], near.other[keep], near.distance[keep]
     found.candidates += len(one)
-    likeness = comparison.likeness(one, other)
+    likeness = comparison.likeness(one, other, threads=options.workers)
     for at in np.flatnonzero(likeness.correlation >= options.likeness):
         yield Pair(
             "near-duplicate image",

@@ -1,9 +1,10 @@
 """Splits by patient: balanced by modality and label, and a patient who was once in a split stays there.
 
 Patients are dealt out in the order of iterative stratification (Sechidis, Tsoumakas and Vlahavas, 2011), those of the
-rarest modality or label first, each to the split that lacks the most of all that it would bring. Whoever has a split already keeps it, and counts
-as dealt; so a manifest that has grown is evened out by the new patients alone. Where nothing is kept and nothing may be
-remembered, a keyed hash of the patient alone decides: that is stable whatever is added, and balanced by chance only.
+rarest modality or label first, each to the split that lacks the most of all that it would bring. Whoever has a split
+already keeps it, and counts as dealt; so a manifest that has grown is evened out by the new patients alone. Where
+nothing is kept and nothing may be remembered, a keyed hash of the patient alone decides: that is stable whatever is
+added, and balanced by chance only.
 """
 
 from __future__ import annotations
