@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,11 +12,8 @@ from medmoe.cli.common import Json, check_least, console, escape, say, write_jso
 from medmoe.errors import ConfigError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from medmoe.data.curation.split import Split
 
-_PATHS = ("image", "mask", "gaze", "prior")
 _SHOWN = 30
 
 
@@ -46,7 +42,7 @@ def split(
     """Deal the rows of a manifest into splits: by patient, balanced by modality and label, old patients kept."""
     from medmoe.data.curation.audit import joined_rows
     from medmoe.data.curation.sheet import read_sheet, sheet_of
-    from medmoe.data.curation.split import check_fractions, deal, kept_from, units_of
+    from medmoe.data.curation.split import check_fractions, deal, kept_from, units_of, with_splits
     from medmoe.data.sources.manifest_table import find_manifest
     from medmoe.data.sources.manifest_write import read_all, write_manifest
     from medmoe.folder import read_json
@@ -66,7 +62,7 @@ def split(
     groups = None if by is None else table[by].to_pylist()
     old = kept_from(read_sheet(keep), sheet) if keep is not None else None if afresh else sheet.column("split")
     found = deal(sheet, units_of(sheet, by=groups, joined=pairs, seed=seed), wanted, kept=old, by_hash=by_hash)
-    write_manifest(_with_splits(table, found.splits, path.parent, out.parent), out)
+    write_manifest(with_splits(table, found.splits, path.parent, out.parent), out)
     _show(found)
     if found.torn:
         say(f"warning: {found.torn} groups of joined patients were kept in several splits; --afresh deals them again")
@@ -74,25 +70,6 @@ def split(
     if not by_hash:
         say(f"when it grows: append rows to it, or give --keep {out}; then everybody stays where he is")
     write_json({"wanted": wanted, "kept": found.kept, "torn": found.torn, "table": found.table()}, json_to)
-
-
-def _with_splits(table: pa.Table, splits: list[str], folder: Path, new: Path) -> pa.Table:
-    """Give the table with its splits, and paths that are right from another folder."""
-    import pyarrow as pa
-
-    columns = {name: table[name] for name in table.column_names}
-    if folder.resolve() != new.resolve():
-        for name in set(_PATHS) & set(columns):
-            columns[name] = pa.array(
-                [_moved(value, folder, new) for value in table[name].to_pylist()], pa.large_string()
-            )
-    return pa.table(columns | {"split": pa.array(splits, pa.large_string())})
-
-
-def _moved(value: str | None, folder: Path, new: Path) -> str | None:
-    if value is None or Path(value).is_absolute():
-        return value
-    return Path(os.path.relpath((folder / value).absolute(), new.absolute())).as_posix()
 
 
 def _show(found: Split) -> None:

@@ -10,16 +10,21 @@ added, and balanced by chance only.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from medmoe.data.curation.sheet import Cells, Sheet
 from medmoe.data.sources.cells import parse_labels
 from medmoe.errors import ConfigError, DataError
 
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
+_PATHS = ("image", "mask", "gaze", "prior")
 
 Feature = tuple[str, ...]
 
@@ -227,6 +232,29 @@ def deal(
     else:
         _stratify(splits, free, dealt, wanted)
     return Split([str(split) for split in splits], tuple(units), dict(wanted), len(dealt), torn)
+
+
+def with_splits(table: pa.Table, splits: Sequence[str], folder: Path, new: Path) -> pa.Table:
+    """Give a manifest's table with its splits, and paths that are right from another folder.
+
+    Args:
+        table: Its columns, as text.
+        splits: Of each row.
+        folder: That the paths are relative to.
+        new: That they shall be relative to.
+    """
+    columns = {name: table[name] for name in table.column_names}
+    if folder.resolve() != new.resolve():
+        for name in set(_PATHS) & set(columns):
+            moved = [_moved(value, folder, new) for value in table[name].to_pylist()]
+            columns[name] = pa.array(moved, pa.large_string())
+    return pa.table(columns | {"split": pa.array(splits, pa.large_string())})
+
+
+def _moved(value: str | None, folder: Path, new: Path) -> str | None:
+    if value is None or Path(value).is_absolute():
+        return value
+    return Path(os.path.relpath((folder / value).absolute(), new.absolute())).as_posix()
 
 
 def _of_persons(sheet: Sheet, unit: Unit, splits: Cells, persons: Cells) -> dict[str | None, str | None]:
