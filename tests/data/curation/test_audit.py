@@ -283,6 +283,13 @@ def test_another_file_is_not_taken_for_a_cache(folder: Folder, tmp_path: Path):
 # The command
 
 
+@pytest.mark.parametrize("name", ["audit", "split"])
+def test_the_commands_explain_themselves(name: str):
+    said = medmoe("data", name, "--help")
+    assert said.code == 0
+    assert "--json" in said.out
+
+
 def test_the_command_exits_with_1_on_a_leak_and_names_rows_not_people(folder: Folder, tmp_path: Path):
     folder.add(0, patient_id="Smith", text=REPORT)
     folder.add(1, "test", patient_id="Smith")

@@ -61,10 +61,10 @@ class Comparison:
     def __init__(self, thumbnails: Bytes) -> None:
         self.thumbnails = thumbnails
         self._rough = np.zeros((len(thumbnails), _COARSE * _COARSE), np.float16)
-        for start in range(0, len(thumbnails), 4096):
-            part = even_out(thumbnails[start : start + 4096], 6.0)
+        for start in range(0, len(thumbnails), 512):
+            part = even_out(thumbnails[start : start + 512], 6.0)
             small = _shrink(part, _COARSE)
-            self._rough[start : start + 4096] = _standard(_SOFT(small).reshape(len(small), -1))
+            self._rough[start : start + 512] = _standard(_SOFT(small).reshape(len(small), -1))
 
     def likeness(self, one: Ints, other: Ints, *, threads: int = 1) -> Likeness:
         """Compare images by their numbers, [n] and [n]."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmoe.data.curation.alike import ORIENTATIONS, Comparison
-from medmoe.data.curation.near import Near, pairs_between, pairs_within
+from medmoe.data.curation.near import pairs_between, pairs_within
 from medmoe.data.curation.prints import Picture, Prints, take_prints
 from medmoe.data.curation.sheet import Sheet
 from medmoe.data.curation.texts import COMMON, MIN_WORDS, normalise, similar_texts, text_of
@@ -300,11 +300,6 @@ def _shared(rows: Rows, column: str, owners: Sequence[str | None], kind: str) ->
                         yield Pair(kind, number, second, leak=True)
 
 
-def _apart(rows: Rows, one: int, other: int) -> bool:
-    groups = int(rows.groups[one]), int(rows.groups[other])
-    return (min(groups), max(groups)) in rows.apart
-
-
 def _identical(rows: Rows, prints: Prints, options: Options) -> Iterator[Pair]:
     """List each row whose pixels an earlier group has too, with the first such row there."""
     alike: dict[bytes, list[int]] = {}
@@ -334,21 +329,43 @@ def _near(rows: Rows, prints: Prints, options: Options, found: Audit) -> Iterato
     """List pairs of images that show the same picture without being identical."""
     members = _members(rows, prints)
     comparison = Comparison(prints.thumbnails)
+    persons, contents = _codes(rows.persons), _codes(prints.digests)
     wanted = sorted(rows.apart | ({(at, at) for at in range(len(rows.names))} if options.within else set()))
     for one, other in wanted:
-        mine, its = members[one], members[other]
-        threads = max(options.workers, 1)
+        mine, its = prints.hashes[members[one]], prints.hashes[members[other]]
+        how = {"threads": max(options.workers, 1)}
         if one == other:
-            blocks = pairs_within(prints.hashes[mine], options.distance, threads=threads)
+            blocks = pairs_within(mine, options.distance, **how)
             found.compared += len(mine) * (len(mine) - 1) // 2
         else:
-            blocks = pairs_between(prints.hashes[mine], prints.hashes[its], options.distance, threads=threads)
+            blocks = pairs_between(mine, its, options.distance, **how)
             found.compared += len(mine) * len(its)
         for near in blocks:
-            for start in range(0, len(near.one), _PAIRS):
+            first, second = members[one][near.one], members[other][near.other]
+            told = (persons[first] == persons[second]) | (contents[first] == contents[second])
+            first, second, distance = first[~told], second[~told], near.distance[~told]
+            found.candidates += len(first)
+            for start in range(0, len(first), _PAIRS):
                 part = slice(start, start + _PAIRS)
-                numbers = mine[near.one[part]], its[near.other[part]]
-                yield from _seen(rows, prints, comparison, Near(*numbers, near.distance[part]), options, found)
+                likeness = comparison.likeness(first[part], second[part], threads=options.workers)
+                for at in np.flatnonzero(likeness.correlation >= options.likeness):
+                    yield Pair(
+                        "near-duplicate image",
+                        int(first[part][at]),
+                        int(second[part][at]),
+                        (one, other) in rows.apart,
+                        int(distance[part][at]),
+                        float(likeness.correlation[at]),
+                        ORIENTATIONS[likeness.orientation[at]],
+                    )
+
+
+def _codes(values: Sequence[object]) -> NDArray[np.int64]:
+    """Number equal values alike, None never."""
+    known: dict[object, int] = {}
+    return np.array(
+        [-at - 1 if value is None else known.setdefault(value, len(known)) for at, value in enumerate(values)], np.int64
+    )
 
 
 def _members(rows: Rows, prints: Prints) -> list[NDArray[np.int64]]:
@@ -362,32 +379,6 @@ def _members(rows: Rows, prints: Prints) -> list[NDArray[np.int64]]:
             seen.add(key)
             members[group].append(number)
     return [np.array(numbers, np.int64) for numbers in members]
-
-
-def _seen(
-    rows: Rows, prints: Prints, comparison: Comparison, near: Near, options: Options, found: Audit
-) -> Iterator[Pair]:
-    """Look at candidates, and give those that are alike."""
-    keep = np.array(
-        [
-            not rows.same_person(one, other) and prints.digests[one] != prints.digests[other]
-            for one, other in zip(near.one.tolist(), near.other.tolist(), strict=True)
-        ],
-        np.bool_,
-    )
-    one, other, distance = near.one[keep], near.other[keep], near.distance[keep]
-    found.candidates += len(one)
-    likeness = comparison.likeness(one, other, threads=options.workers)
-    for at in np.flatnonzero(likeness.correlation >= options.likeness):
-        yield Pair(
-            "near-duplicate image",
-            int(one[at]),
-            int(other[at]),
-            _apart(rows, int(one[at]), int(other[at])),
-            int(distance[at]),
-            float(likeness.correlation[at]),
-            ORIENTATIONS[likeness.orientation[at]],
-        )
 
 
 def _reports(rows: Rows, options: Options, found: Audit) -> Iterator[Pair]:

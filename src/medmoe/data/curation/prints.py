@@ -118,8 +118,8 @@ def take_prints(pictures: Sequence[Picture], *, cache: Path | None = None, worke
                     store.add(made)
                     fill(iter([made]))
     plain = np.zeros(len(pictures), np.bool_)
-    for start in range(0, len(pictures), 4096):
-        plain[start : start + 4096] = is_plain(np.asarray(thumbnails[start : start + 4096]))
+    for start in range(0, len(pictures), 512):
+        plain[start : start + 512] = is_plain(np.asarray(thumbnails[start : start + 512]))
     return Prints(digests, hashes, thumbnails, plain, problems, cached)
 
 
@@ -140,16 +140,20 @@ def _made(todo: Sequence[tuple[bytes, Picture]], workers: int) -> Iterator[tuple
 def _read(chunk: Sequence[tuple[bytes, Picture]]) -> list[tuple[bytes, dict[str, bytes] | str]]:
     """Read a chunk: of each image its print, or why there is none."""
     found: list[tuple[bytes, dict[str, bytes] | str]] = []
+    made: list[dict[str, bytes]] = []
+    thumbnails = []
     for key, picture in chunk:
         try:
             image = read_image(picture.path, reading=Reading(frame=picture.frame, plane=picture.plane))
         except DataError as error:
             found.append((key, error.what))
             continue
-        small = thumbnail(image)
-        words = perceptual_hash(small[None])[0].astype("<u8").tobytes()
-        found.append((key, {"key": key, "digest": digest(image), "hash": words, "thumb": small.tobytes()}))
-    return found
+        thumbnails.append(thumbnail(image))
+        made.append({"key": key, "digest": digest(image), "thumb": thumbnails[-1].tobytes()})
+    if made:
+        for row, words in zip(made, perceptual_hash(np.stack(thumbnails)), strict=True):
+            row["hash"] = words.astype("<u8").tobytes()
+    return [*found, *((row["key"], row) for row in made)]
 
 
 def _rows(cache: Path) -> Iterator[dict[str, bytes]]:
