@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from medmoe.cli.data.deidentify import deidentify
 from medmoe.cli.data.phantom import phantom
 
 data_app = typer.Typer(help="Make and look after data.", no_args_is_help=True)
+data_app.command()(deidentify)
 data_app.command()(phantom)

@@ -76,12 +76,12 @@ def is_standard(uid: str) -> bool:
     return uid.startswith(_STANDARD_ROOT) and uid in UID_dictionary
 
 
-def new_key() -> Key:
-    """Make a key that is kept nowhere: what it replaces can't be told again, nor joined with another run's."""
-    return Key(secrets.token_bytes(_BYTES))
+def new_secret() -> bytes:
+    """Make a secret that is kept nowhere: what it replaces can't be told again, nor joined with another run's."""
+    return secrets.token_bytes(_BYTES)
 
 
-def open_key(path: Path) -> Key:
+def open_secret(path: Path) -> bytes:
     """Read a key's file, or make one that only its owner can read (mode 600).
 
     Raises:
@@ -99,7 +99,7 @@ def open_key(path: Path) -> Key:
         raise DataError(what, where=str(path), remedy="name a file of hexadecimal digits, or one to make") from None
     if not re.fullmatch(r"[0-9a-fA-F]{32,}", text) or len(text) % 2:
         raise DataError("not a key (32 or more hexadecimal digits)", where=str(path), remedy="name another file")
-    return Key(bytes.fromhex(text))
+    return bytes.fromhex(text)
 
 
 def moved(value: str, days: int) -> str | None:
