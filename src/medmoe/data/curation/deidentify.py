@@ -16,9 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from medmoe.data.curation.deidentify_one import Record, Way, clean_file
 from medmoe.data.curation.deidentify_text import Known, clean_text
-from medmoe.data.sources.manifest_table import find_manifest
 from medmoe.data.sources.manifest_write import SUFFIXES, read_all, rows_of, write_manifest
 from medmoe.errors import ConfigError, DataError, unknown
 
@@ -68,7 +69,7 @@ def deidentify(
     """Copy a folder's files, or a manifest with its files, without what names patients.
 
     Args:
-        source: A folder of DICOM, JPEG, PNG and NIfTI files, a manifest, or a folder that holds one.
+        source: A folder of DICOM, JPEG, PNG and NIfTI files, or a manifest's file.
         out: A folder to write, new or empty, neither in the source nor around it.
         way: How.
         texts: The manifest's columns of text to clean by rule.
@@ -85,17 +86,22 @@ def deidentify(
     """
     if not source.exists():
         raise DataError("no such folder or manifest", where=str(source), remedy="check the path")
-    table = _manifest_of(source)
-    root = table.parent if table is not None else source
-    check_place(source if source.is_dir() else root, out)
-    done = _begin(out, way, resume=resume)
-    if table is not None:
-        return _manifest(table, out, way, done, texts=texts, keep_columns=keep_columns, workers=workers)
+    path = _manifest_of(source)
+    root = path.parent if path is not None else source
+    check_place(root, out)
+    if path is not None:
+        table = read_all(path)
+        for name in (*keep_columns, *(name for name in texts if name not in TEXTS)):
+            if name not in table.column_names:
+                raise ConfigError(unknown("column", name, table.column_names), where=str(path))
+        done = _begin(out, way, resume=resume)
+        return _manifest(path, table, out, way, done, texts=texts, keep_columns=keep_columns, workers=workers)
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir())
     names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
     if not names:
         raise DataError("no file in the folder", where=str(source), remedy="check the path")
-    jobs = [(name, None, True) for name in names]
+    done = _begin(out, way, resume=resume)
+    jobs: list[Job] = [(name, None, True) for name in names]
     return Result([record for record, _ in _run(jobs, root, out, way, done, workers)], names)
 
 
@@ -108,16 +114,11 @@ def check_place(source: Path, out: Path) -> None:
 
 
 def _manifest_of(source: Path) -> Path | None:
-    """Find the manifest that a path means; None for a folder of files."""
+    """Give the manifest that a path names; None for a folder, whose manifest, if it has one, is a file like others."""
     if source.is_file() and source.suffix.lower() not in SUFFIXES:
         what = f"neither a folder nor a manifest ({', '.join(SUFFIXES)})"
         raise DataError(what, where=str(source), remedy="name the folder that holds the files")
-    if source.is_file():
-        return source
-    try:
-        return find_manifest(source)
-    except DataError:
-        return None
+    return source if source.is_file() else None
 
 
 def _begin(out: Path, way: Way, *, resume: bool) -> dict[str, dict[str, Any]]:
@@ -194,6 +195,7 @@ def _is_done(row: dict[str, Any] | None, out: Path) -> bool:
 
 def _manifest(
     path: Path,
+    table: pa.Table,
     out: Path,
     way: Way,
     done: dict[str, dict[str, Any]],
@@ -203,10 +205,6 @@ def _manifest(
     workers: int,
 ) -> Result:
     """Clean a manifest's files and texts."""
-    table = read_all(path)
-    for name in (*keep_columns, *(name for name in texts if name not in TEXTS)):
-        if name not in table.column_names:
-            raise ConfigError(unknown("column", name, table.column_names), where=str(path))
     rows = list(rows_of(table))
     jobs: dict[str, Job] = {}
     for row in rows:
