@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,29 +11,32 @@ from numpy.typing import NDArray
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, the last ones not included
 
-_KERNELS = (7, 15, 29)  # sides of the windows that are wider than a stroke: for small, usual and large letters
-_CONTRAST = 0.16  # of the picture's range, between a stroke and what is around it
+_KERNELS = (9, 25)  # sides of the windows that are wider than a stroke: for small letters, and for large ones
+_CONTRASTS = (0.12, 0.3, 0.55)  # of the picture's range, between a stroke and what is around it: what touches at one parts at a higher
 _LEAST_HEIGHT, _MOST_HEIGHT = 5, 72
 _LEAST_LETTERS = 3
-_MOST_PARTS = 4000  # a picture with more has texture everywhere, and the largest are looked at
+_STROKES = 0.6  # strokes that a row through a word crosses, by the letters that its width has room for
+_SHARP = 0.2  # of the rise, in a pixel: drawn letters have edges, what a scanner shows is softer
+_ALIKE = 0.1  # of the picture's range, between the greys of letters of one line
+_MOST_PARTS = 1500  # a picture with more has texture everywhere, and the largest are looked at
 
 
 @dataclass(frozen=True)
 class Letters:
-    """Parts that may be letters: arrays of one length.
+    """Parts that may be letters, or words whose letters touch: arrays of one length.
 
     Args:
         x0, y0, x1, y1: Their boxes.
-        grey: Their mean grey, 0 to 1.
-        spread: The spread of grey within each.
+        peak: The highest grey in each, 0 to 1.
+        sharp: The mean slope in each, by its rise over what is around it; 1 a pixel.
     """
 
     x0: NDArray[np.intp]
     y0: NDArray[np.intp]
     x1: NDArray[np.intp]
     y1: NDArray[np.intp]
-    grey: NDArray[np.float32]
-    spread: NDArray[np.float32]
+    peak: NDArray[np.float32]
+    sharp: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.x0)
@@ -53,8 +57,8 @@ def find_text(picture: NDArray[Any]) -> list[Box]:
     if min(height, width) >= 3 * _LEAST_HEIGHT and float(np.ptp(grey)) > 0:
         for kernel in _KERNELS:
             for bright in (True, False):
-                letters = _letters(grey, kernel, bright=bright)
-                boxes += [_padded(letters, line, height, width) for line in _lines(letters)]
+                for letters in _letters(grey, kernel, bright=bright):
+                    boxes += [_padded(letters, line, height, width) for line in _lines(letters)]
     return _joined(boxes)
 
 
@@ -68,31 +72,45 @@ def _grey(picture: NDArray[Any]) -> NDArray[np.float32]:
     return np.clip((values - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
 
 
-def _letters(grey: NDArray[np.float32], kernel: int, *, bright: bool) -> Letters:
-    """Find parts that differ from all around them and have a letter's shape."""
+def _letters(grey: NDArray[np.float32], kernel: int, *, bright: bool) -> Iterator[Letters]:
+    """Find parts that differ from all around them, by each contrast."""
     from scipy import ndimage
 
     signed = grey if bright else 1 - grey
     rise = signed - ndimage.grey_opening(signed, size=(kernel, kernel))
-    marks, count = ndimage.label(rise > _CONTRAST, structure=np.ones((3, 3)))
-    if not count:
-        empty = np.zeros(0, np.intp)
-        return Letters(empty, empty, empty, empty, empty.astype(np.float32), empty.astype(np.float32))
-    slices = ndimage.find_objects(marks)
+    slope = np.hypot(*np.gradient(signed))
+    for contrast in _CONTRASTS:
+        yield _parts(signed, rise, slope, contrast, kernel)
+
+
+def _parts(
+    signed: NDArray[np.float32], rise: NDArray[np.float32], slope: NDArray[np.float32], contrast: float, kernel: int
+) -> Letters:
+    """Find parts above a contrast that have a letter's shape and edges."""
+    from scipy import ndimage
+
+    marks, count = ndimage.label(rise > contrast, structure=np.ones((3, 3)))
     area = np.bincount(marks.ravel(), minlength=count + 1)[1:]
-    box = np.array([(s[1].start, s[0].start, s[1].stop, s[0].stop) for s in slices], np.intp)
+    box = np.array([(s[1].start, s[0].start, s[1].stop, s[0].stop) for s in ndimage.find_objects(marks)], np.intp)
+    box = box.reshape(-1, 4)
     tall, wide = box[:, 3] - box[:, 1], box[:, 2] - box[:, 0]
+    starts = np.bincount(marks[:, 1:][marks[:, 1:] != marks[:, :-1]], minlength=count + 1)[1:]  # strokes crossed, all rows
     fill = area / (tall * wide)
     good = (tall >= _LEAST_HEIGHT) & (tall <= min(_MOST_HEIGHT, 2.2 * kernel)) & (wide <= 14 * tall)
-    good &= (fill > 0.15) & ((fill < 0.9) | (wide < 0.45 * tall)) & (area >= 6)
+    good &= (fill > 0.15) & ((fill < 0.85) | (wide < 0.45 * tall)) & (area >= 6)
+    good &= (wide < 1.5 * tall) | (starts > _STROKES * wide)
     chosen = np.flatnonzero(good)
     if len(chosen) > _MOST_PARTS:
         chosen = np.sort(chosen[np.argsort(-area[chosen], kind="stable")[:_MOST_PARTS]])
-    numbers = chosen + 1
-    mean = np.asarray(ndimage.mean(signed, marks, numbers), np.float32).reshape(-1)
-    spread = np.asarray(ndimage.standard_deviation(signed, marks, numbers), np.float32).reshape(-1)
-    x0, y0, x1, y1 = box[chosen].T
-    return Letters(x0, y0, x1, y1, mean, spread)
+    if not len(chosen):
+        empty = np.zeros(0, np.intp)
+        return Letters(empty, empty, empty, empty, empty.astype(np.float32), empty.astype(np.float32))
+    peak = np.asarray(ndimage.maximum(signed, marks, chosen + 1), np.float32)
+    most = np.asarray(ndimage.maximum(rise, marks, chosen + 1), np.float32)
+    sharp = np.asarray(ndimage.mean(slope, marks, chosen + 1), np.float32) / most
+    keep = sharp > _SHARP
+    x0, y0, x1, y1 = box[chosen[keep]].T
+    return Letters(x0, y0, x1, y1, peak[keep], sharp[keep])
 
 
 def _lines(letters: Letters) -> list[NDArray[np.intp]]:
@@ -126,7 +144,7 @@ def _neighbours(letters: Letters) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         near = (gap <= 0.9 * high) & (gap >= -0.25 * high) & (low >= 0.5 * high)
         base = np.abs(letters.y1[others] - letters.y1[one])
         near &= base <= np.maximum(0.3 * high, 1)
-        near &= np.abs(letters.grey[others] - letters.grey[one]) < 0.15
+        near &= np.abs(letters.peak[others] - letters.peak[one]) < _ALIKE
         first += [one] * int(near.sum())
         second += others[near].tolist()
     return np.array(first, np.intp), np.array(second, np.intp)
@@ -141,7 +159,7 @@ def _written(letters: Letters, line: NDArray[np.intp]) -> bool:
     if each.sum() < _LEAST_LETTERS:
         return False
     base = float(np.median(np.abs(letters.y1[line] - np.median(letters.y1[line]))))
-    even = float(letters.grey[line].std()) < 0.08 and float(np.median(letters.spread[line])) < 0.2
+    even = float(letters.peak[line].std()) < 0.5 * _ALIKE
     return bool(even and base <= max(0.12 * usual, 0.75) and wide >= 1.3 * usual)
 
 
