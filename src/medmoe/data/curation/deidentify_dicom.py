@@ -59,7 +59,9 @@ class CleanedFile:
     known: Known = field(default_factory=Known)
 
 
-def clean_dicom(path: Path, key: Key, options: Options, *, burned_in: str = "report", where: str = "") -> CleanedFile:
+def clean_dicom(
+    path: Path, key: Key, options: Options, *, burned_in: str = "report", look: bool = True, where: str = ""
+) -> CleanedFile:
     """Make what may be passed on of a DICOM file.
 
     Args:
@@ -67,6 +69,7 @@ def clean_dicom(path: Path, key: Key, options: Options, *, burned_in: str = "rep
         key: Where pseudonyms, UIDs and offsets come from.
         options: Of the profile.
         burned_in: `report` regions that look like text, `blank` them, or `refuse` files that have any.
+        look: Whether to look for burned-in text at all (not in masks).
         where: What to call the file in an error; its name, if empty.
 
     Raises:
@@ -83,7 +86,7 @@ def clean_dicom(path: Path, key: Key, options: Options, *, burned_in: str = "rep
         warnings.simplefilter("ignore")
         old, syntax = _read(path, where)
         try:
-            return _cleaned(old, syntax, key, options, burned_in, where)
+            return _cleaned(old, syntax, key, options, burned_in if look else "", where)
         except _REFUSALS as error:
             what = f"its header contradicts itself ({type(error).__name__})"
             raise DataError(what, where=where, remedy="export it again") from None
@@ -165,8 +168,8 @@ def _risks(old: Any) -> list[str]:
 
 
 def _burned_in(old: Any, file: CleanedFile, burned_in: str, where: str) -> list[Box]:
-    """Look for burned-in text; give the regions to blank."""
-    if "PixelData" not in old or int(old.get("BitsAllocated") or 0) == 1:
+    """Look for burned-in text, unless `burned_in` is empty; give the regions to blank."""
+    if not burned_in or "PixelData" not in old or int(old.get("BitsAllocated") or 0) == 1:
         return []
     try:
         file.boxes = _text_boxes(old, where)

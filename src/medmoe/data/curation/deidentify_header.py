@@ -10,9 +10,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
-from medmoe.data.curation.deidentify_key import Key, moved
+from medmoe.data.curation.deidentify_key import Key, moved, moved_time
 from medmoe.data.curation.deidentify_rules import (
     METHODS, Options, action, codes, known_code, makers, patterns,
 )  # fmt: skip
@@ -64,8 +65,8 @@ def clean_header(old: Any, key: Key, options: Options) -> Header:
 
     identity = patient_of(old)
     header = Header(Dataset(), key.patient(identity), known_in(old))
-    days = key.days(identity) if options.dates == "shift" else None
-    step = _Step(key, options, header, days)
+    offset = key.offset(identity) if options.dates == "shift" else None
+    step = _Step(key, options, header, offset)
     step.fill(header.dataset, old, "")
     step.mark(header.dataset)
     return header
@@ -101,11 +102,12 @@ class _Step:
     key: Key
     options: Options
     header: Header
-    days: int | None
+    offset: timedelta | None
+    item: Any = None  # the data set that is gone through, in which a date finds its time
 
     def fill(self, new: Any, old: Any, path: str) -> None:
         """Write into a new data set what of an old one may be passed on."""
-        code = _code_of(old)
+        code, outer, self.item = _code_of(old), self.item, old
         for tag in sorted(old.keys()):
             if (not path and tag in _PIXELS) or tag in _OURS or tag.elem == 0:
                 continue
@@ -123,6 +125,7 @@ class _Step:
                 self.note(where, element, done)
             if done != "X":
                 new.add(_made(tag, element.VR, value))
+        self.item = outer
 
     def note(self, where: str, element: Any, done: str) -> None:
         """Count a change; a private element's name may be a value, so it has none."""
@@ -183,7 +186,7 @@ class _Step:
         return "C", [self.text(str(value)) for value in _values(element.value)]
 
     def text(self, value: str) -> str:
-        return clean_text(value, self.header.known, days=self.days).text
+        return clean_text(value, self.header.known, days=self.offset.days if self.offset else None).text
 
     def age(self, value: str) -> tuple[str, Any]:
         """Keep an age, those over 89 years as 90 (as US law and common practice have it)."""
@@ -194,15 +197,24 @@ class _Step:
         return ("C", "090Y") if old else ("K", found[0])
 
     def date(self, element: Any) -> tuple[str, Any]:
-        """Move dates by the patient's offset, keep times of day; without an offset all go."""
-        if self.days is None:
+        """Move dates and times by the patient's offset; without an offset all go."""
+        if self.offset is None:
             return "X", None
-        values = [str(value) for value in _values(element.value)]
-        if element.VR == "TM":
-            good = all(re.fullmatch(r"\d{2}:?\d{2}:?\d{2}(\.\d{1,6})?|\d{2}|\d{4}", value.strip()) for value in values)
-            return ("K", values) if good else ("X", None)
-        fresh = [moved(value, self.days) for value in values]
+        fresh = [self.one_date(str(value), element) for value in _values(element.value)]
         return ("X", None) if None in fresh else ("C", fresh)
+
+    def one_date(self, value: str, element: Any) -> str | None:
+        """Move a date, a time or both; a date together with the time that goes with it, if there is one."""
+        offset = self.offset or timedelta()
+        if element.VR == "TM":
+            return moved_time(value, offset)
+        if element.VR == "DA":
+            time = _plain(self.item, element.keyword.replace("Date", "Time")) if "Date" in element.keyword else ""
+            fresh = moved(value, time, offset) or moved(value, "", offset)
+            return fresh[0] if fresh else None
+        found = re.fullmatch(r"(\d{8})(\d{2,6}(?:\.\d{1,6})?)?([+-]\d{4})?", value.strip("\0 "))
+        fresh = moved(found[1], found[2] or "", offset) if found else None
+        return f"{fresh[0]}{fresh[1]}{found[3] or ''}" if fresh and found else None
 
     def unnamed(self, element: Any) -> tuple[str, Any]:
         """Judge an element that the table doesn't name by what it holds."""
@@ -255,7 +267,7 @@ class _Step:
             item.CodingSchemeDesignator = "DCM"
             items.append(item)
         new.DeidentificationMethodCodeSequence = items
-        new.LongitudinalTemporalInformationModified = "REMOVED" if self.days is None else "MODIFIED"
+        new.LongitudinalTemporalInformationModified = "REMOVED" if self.offset is None else "MODIFIED"
         new.SpecificCharacterSet = "ISO_IR 192"
 
 

@@ -182,6 +182,8 @@ def _write_native(old: Any, new: Any, *, big: bool) -> None:
     from pydicom import DataElement
 
     shape, element = Shape.of(old), old["PixelData"]
+    if len(element.value) < shape.bytes:
+        raise ValueError("cut off")
     swapped = big and shape.allocated == 8 and element.VR == "OW"  # bytes in words: the odd last one lies second
     data = bytes(element.value)[: shape.bytes + (shape.bytes % 2 if swapped else 0)]
     if swapped and shape.bytes % 2 and len(data) > shape.bytes:

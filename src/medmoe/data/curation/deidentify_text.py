@@ -205,7 +205,7 @@ def _month(text: str) -> int:
     return next((_FIRST[text.lower()[:length]] for length in (4, 3) if text.lower()[:length] in _FIRST), 0)
 
 
-_WORD = r"(?:[^\W\d_a-zß-öø-ÿ][^\W\d_]*(?:['’-][^\W\d_]+)*|[A-Z]\.)"  # begins with a capital letter
+_WORD = r"(?:[A-Z]\.(?=[ ]?[A-Z])|[^\W\d_a-zß-öø-ÿ][^\W\d_]*(?:['’-][^\W\d_]+){0,3})"  # begins with a capital letter
 _LINK = r"(?:van|von|der|den|de|del|la|le|bin|ibn|al|el|ter|zu|dos|da|di)"
 _NAME = rf"(?:{_LINK}[ ]+)*{_WORD}(?:(?:[ ]*,[ ]*|[ ]+|(?<=\.))(?:{_LINK}[ ]+)*{_WORD}){{0,3}}"
 _PLAIN_NAME = rf"(?:{_LINK}[ ]+)*{_WORD}(?:(?:[ ]+|(?<=\.))(?:{_LINK}[ ]+)*{_WORD}){{0,3}}"
@@ -283,7 +283,7 @@ _RULES: tuple[_Rule, ...] = (
     ("PHONE", _any_case(r"(?P<head>\b(?:tel(?:ephone)?|phone|fax|mobile|cell|pager|beeper|bleep|extension|ext)\b\.?(?:[ ]*(?:[:#]|no\.?|number))*[ ]*)(?P<id>\+?[\d][\d ()./-]{2,}\d)"), lambda found: f"{found['head']}[PHONE]"),
 )  # fmt: skip
 _LATE_RULES: tuple[_Rule, ...] = (
-    ("TIME", _any_case(r"(?<![\d.:])(?<!titer )(?<!titre )(?<!ratio )(?<!ratio of )(?<!dilution )(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?(?:[ ]*[ap]\.?m\b\.?)?(?!\d|:)"), None),
+    ("TIME", _any_case(r"(?<![\d.:])(?<!titer )(?<!titre )(?<!ratio )(?<!ratio of )(?<!dilution )(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?(?:[ ]*[ap]\.?m\b\.?)?(?!\d|:|[ ]*(?:dilution|ratio))"), None),
     ("TIME", _any_case(r"(?<![\d.:])(?:1[0-2]|0?[1-9])[ ]*[ap]\.?m\b\.?(?!\w)"), None),
     ("TIME", _any_case(r"(?<![\d.:])(?:[01]\d|2[0-3])[0-5]\d[ ]*(?:hours|hrs|h)\b"), None),
     ("AGE", _any_case(r"\b(?P<age>\d{2,3})[ -]*(?:year|yr|y/?o\b|y\.o\.)"), _age),
@@ -293,7 +293,7 @@ _LATE_RULES: tuple[_Rule, ...] = (
     ("NAME", re.compile(rf"(?P<head>{_TITLE}[ ]+(?:{_TITLE}[ ]+)*)(?P<name>{_PLAIN_NAME})(?:['’]s)?"), _after),
     ("NAME", re.compile(rf"(?P<head>{_UPPER_TITLE}[ ]+)(?P<name>{_PLAIN_NAME})"), _after),
     ("NAME", re.compile(rf"(?P<head>(?i:\b{_LABEL})(?:[ ]*[:=])?[ ]*)(?P<name>(?!Dr\b){_NAME})"), _after),
-    ("NAME", re.compile(rf"(?P<head>)(?P<name>{_PLAIN_NAME})(?=,?[ ]+{_DEGREE}(?![\w.]*\w))"), _after),
+    ("NAME", re.compile(rf"(?P<head>)\b(?P<name>{_PLAIN_NAME})(?=,?[ ]+{_DEGREE}(?![\w.]*\w))"), _after),
     ("ID", re.compile(r"(?<![\d.,/-])(?<!\w)[A-Z]{0,4}-?\d{7,}(?![\d.]\d|\w)"), None),
     ("ID", re.compile(r"\b(?=[A-Z]*\d)[A-Z]{1,4}\d{5,}\b|\b[A-Z]{2,4}-\d{4,}\b"), None),
 )  # fmt: skip
