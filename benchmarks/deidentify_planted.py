@@ -191,13 +191,19 @@ def found_in(content: bytes) -> list[str]:
     hits = [word for word in wanted if "".join(c for c in word.lower() if c.isalnum()).encode() in plain]
     accented = [ACCENTED, ACCENTED.upper(), ACCENTED.lower()]
     return hits + [
-        word for word in accented for code in ("utf-8", "iso8859-2", "utf-16-le", "utf-16-be") if word.encode(code) in content
+        word
+        for word in accented
+        for code in ("utf-8", "iso8859-2", "utf-16-le", "utf-16-be")
+        if word.encode(code) in content
     ]
 
 
 def uids(item: Any) -> list[str]:
     """Collect instance UIDs in a fixed order, of the elements that both data sets have."""
-    return [str(item.get(name) or "") for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")]
+    return [
+        str(item.get(name) or "")
+        for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
+    ]
 
 
 def gdcm_reads(path: Path) -> bool:

@@ -54,7 +54,9 @@ def written(folder: Path, ds: Dataset, syntax: str = EXPLICIT, name: str = "in.d
     return folder / name
 
 
-def cleaned(folder: Path, ds: Dataset, options: Options | None = None, syntax: str = EXPLICIT, **more: Any) -> tuple[Dataset, CleanedFile]:
+def cleaned(
+    folder: Path, ds: Dataset, options: Options | None = None, syntax: str = EXPLICIT, **more: Any
+) -> tuple[Dataset, CleanedFile]:
     file = clean_dicom(written(folder, ds, syntax), KEY, options or Options(), **more)
     return pydicom.dcmread(io.BytesIO(file.content)), file
 
@@ -101,7 +103,7 @@ def test_whatever_may_name_someone_goes_even_where_the_table_does_not_name_it():
     for tag, (kind, *_) in DicomDictionary.items():
         if kind in held and tag >> 16 >= 8 and not 0x00041000 < tag < 0x00050000:
             old.add(DataElement(tag, kind, held[kind]))
-    assert len(old) > 2000
+    assert len(old) > 1500
     new = clean_header(old, KEY, Options()).dataset
     left = [element for element in new if re.search("ottoline|19470312|031415|7741", str(element.value), re.IGNORECASE)]
     assert [element.keyword for element in left] == []
@@ -116,7 +118,12 @@ def test_no_byte_of_a_planted_name_is_left(tmp_path: Path, syntax: str):
     inner.PatientName, inner.PatientComments, inner.TextString = "Quill^A", "Quill", "Quill"
     inner.private_block(0x0011, "QUILL MAKER", create=True).add_new(1, "UT", "Quill")
     outer = Dataset()
-    outer.ReferencedImageSequence, outer.CodeValue, outer.CodingSchemeDesignator, outer.CodeMeaning = [inner], "Q1", "99Q", "Quill"
+    outer.ReferencedImageSequence, outer.CodeValue, outer.CodingSchemeDesignator, outer.CodeMeaning = (
+        [inner],
+        "Q1",
+        "99Q",
+        "Quill",
+    )
     ds = image(
         ReferringPhysicianName="Quill^Bea", InstitutionName="Quill House", Manufacturer="Quill Scanners", ImageType=["ORIGINAL", "QUILL"],
         ProcedureCodeSequence=[outer], IconImageSequence=[inner], OtherPatientIDsSequence=[outer], ScanOptions="QUILL",
@@ -147,13 +154,16 @@ def test_a_sequence_written_as_unknown_bytes_is_gone_through(tmp_path: Path):
     holder.ReferencedImageSequence = [inner]
     buffer = io.BytesIO()
     pydicom.dcmwrite(buffer, holder, implicit_vr=True, little_endian=True)
-    value = buffer.getvalue()[8:]
-    ds = image()
-    ds[0x00081140] = DataElement(0x00081140, "UN", value)
-    new, file = cleaned(tmp_path, ds)
+    value = buffer.getvalue()[8:]  # without the tag and length of the sequence itself
+    path = written(tmp_path, image())
+    content, at = path.read_bytes(), path.read_bytes().index(b"\x10\x00\x10\x00PN")
+    unknown = b"\x08\x00\x40\x11UN\0\0" + len(value).to_bytes(4, "little") + value
+    path.write_bytes(content[:at] + unknown + content[at:])
+    file = clean_dicom(path, KEY, Options())
+    assert b"Quill" in value
     assert b"Quill" not in file.content
-    if "ReferencedImageSequence" in new:
-        assert new.ReferencedImageSequence[0].ReferencedSOPInstanceUID == KEY.uid("1.2.3.4.5")
+    new = pydicom.dcmread(io.BytesIO(file.content))
+    assert new.ReferencedImageSequence[0].ReferencedSOPInstanceUID == KEY.uid("1.2.3.4.5")
 
 
 def test_bits_that_carry_no_value_are_cleared(tmp_path: Path):
@@ -189,7 +199,10 @@ def test_a_code_of_the_standard_stays_and_says_what_the_standard_says(tmp_path: 
     code = Dataset()
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "T-D3000", "SRT", "Chest of O. Quill"
     new, _ = cleaned(tmp_path, image(AnatomicRegionSequence=[code]))
-    assert (new.AnatomicRegionSequence[0].CodeValue, new.AnatomicRegionSequence[0].CodeMeaning) == ("T-D3000", "Chest")
+    assert (new.AnatomicRegionSequence[0].CodeValue, new.AnatomicRegionSequence[0].CodeMeaning) == (
+        "T-D3000",
+        "Thoracic structure (body structure)",
+    )
 
 
 def test_the_file_says_what_was_done_to_it(tmp_path: Path):
@@ -277,7 +290,11 @@ def test_a_key_is_made_for_its_owner_alone_and_read_again(tmp_path: Path):
 
 def test_reports_and_documents_are_refused_or_cleaned(tmp_path: Path):
     part = Dataset()
-    part.RelationshipType, part.ValueType, part.TextValue = "CONTAINS", "TEXT", "Seen by Dr. Smith: Ottoline Quill is well."
+    part.RelationshipType, part.ValueType, part.TextValue = (
+        "CONTAINS",
+        "TEXT",
+        "Seen by Dr. Smith: Ottoline Quill is well.",
+    )
     report = image(SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11", ContentSequence=[part])
     del report.PixelData
     with pytest.raises(DataError, match="a structured report"):

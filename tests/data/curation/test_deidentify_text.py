@@ -91,6 +91,14 @@ def test_names_that_are_words_of_the_field_are_only_taken_in_their_phrase():
     assert clean_text("Chest radiograph of Chest, Angela.", known).text == "Chest radiograph of [NAME]."
 
 
+def test_a_name_of_which_the_header_has_a_part_goes_whole():
+    known = Known.of(names=["BROWN^LIAM"])
+    assert (
+        clean_text("Told to Dr. Liam Young, and to Rosa Brown, MD.", known).text
+        == "Told to Dr. [NAME], and to [NAME], MD."
+    )
+
+
 def test_cleaning_again_changes_nothing():
     text = "Mrs. Jane Doe, MRN 0012345, seen on 3/14/2019 at 14:32 by Dr. Smith of St. Mary's Hospital, 94 years old."
     once = clean_text(text, KNOWN).text
@@ -105,5 +113,13 @@ def test_text_of_any_letters_comes_through():
 
 
 def test_a_hostile_text_takes_no_long_time():
-    for text in ("A. " * 5000, "1-" * 5000, "Dr " * 5000, "van " * 5000, "12 " + "Aa " * 5000, "St. " * 4000, "a@" * 5000):
+    for text in (
+        "A. " * 5000,
+        "1-" * 5000,
+        "Dr " * 5000,
+        "van " * 5000,
+        "12 " + "Aa " * 5000,
+        "St. " * 4000,
+        "a@" * 5000,
+    ):
         clean_text(text, KNOWN)

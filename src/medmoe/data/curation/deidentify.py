@@ -178,7 +178,10 @@ def _run(
             for job in jobs:
                 row = done.get(key.name("path", job[0]))
                 if _is_done(row, out):
-                    yield Record(**{**(row or {}), "changes": [tuple(c) for c in (row or {}).get("changes", [])]}), Known()
+                    yield (
+                        Record(**{**(row or {}), "changes": [tuple(c) for c in (row or {}).get("changes", [])]}),
+                        Known(),
+                    )
                     continue
                 record, known = next(fresh)
                 log.write(json.dumps(record.row()) + "\n")
@@ -213,6 +216,8 @@ def _manifest(
             if (name := row.get(column)) and name not in jobs:
                 jobs[name] = (name, patient, column == "image")
     named = any(row.get(name) for row in rows for name in texts)
+    if named and done:  # names of headers are needed again, for the texts
+        _write_lines(out / LOG, [{"way": way.described()}])
     results = _run(list(jobs.values()), path.parent, out, way, {} if named else done, workers)
     cleaned = dict(zip(jobs, results, strict=True))
     fresh: list[dict[str, object]] = []

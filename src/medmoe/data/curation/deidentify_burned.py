@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, the last ones not included
 
 _KERNELS = (9, 25)  # sides of the windows that are wider than a stroke: for small letters, and for large ones
-_CONTRASTS = (0.12, 0.3, 0.55)  # of the picture's range, between a stroke and what is around it: what touches at one parts at a higher
+_CONTRASTS = (
+    0.12,
+    0.3,
+    0.55,
+)  # of the picture's range, between a stroke and what is around it: what touches at one parts at a higher
 _LEAST_HEIGHT, _MOST_HEIGHT = 5, 72
 _LEAST_LETTERS = 3
 _STROKES = 0.6  # strokes that a row through a word crosses, by the letters that its width has room for
@@ -94,7 +98,9 @@ def _parts(
     box = np.array([(s[1].start, s[0].start, s[1].stop, s[0].stop) for s in ndimage.find_objects(marks)], np.intp)
     box = box.reshape(-1, 4)
     tall, wide = box[:, 3] - box[:, 1], box[:, 2] - box[:, 0]
-    starts = np.bincount(marks[:, 1:][marks[:, 1:] != marks[:, :-1]], minlength=count + 1)[1:]  # strokes crossed, all rows
+    starts = np.bincount(marks[:, 1:][marks[:, 1:] != marks[:, :-1]], minlength=count + 1)[
+        1:
+    ]  # strokes crossed, all rows
     fill = area / (tall * wide)
     good = (tall >= _LEAST_HEIGHT) & (tall <= min(_MOST_HEIGHT, 2.2 * kernel)) & (wide <= 14 * tall)
     good &= (fill > 0.15) & ((fill < 0.85) | (wide < 0.45 * tall)) & (area >= 6)

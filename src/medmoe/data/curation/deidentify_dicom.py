@@ -29,7 +29,18 @@ _DOCUMENTS = ("1.2.840.10008.5.1.4.1.1.104.",)
 _RISKY_CLASSES = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.77.1", "1.2.840.10008.5.1.4.1.1.3.1", "1.2.840.10008.5.1.4.1.1.6")  # fmt: skip
 _RISKY_MODALITIES = ("US", "ES", "XC", "OT", "SC", "IVUS", "GM", "DG", "RF", "XA")
 _LOOKED_AT = 3  # frames of many
-_REFUSALS = (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError, NotImplementedError, EOFError, RuntimeError, MemoryError)
+_REFUSALS = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    IndexError,
+    OverflowError,
+    NotImplementedError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+)
 
 
 @dataclass
@@ -145,12 +156,16 @@ def _refuse_documents(old: Any, options: Options, where: str) -> None:
     """Raise a DataError for what is text throughout, and for folders of files."""
     sop = str(old.get("SOPClassUID") or old.file_meta.get("MediaStorageSOPClassUID") or "")
     if sop == _DICOMDIR or "DirectoryRecordSequence" in old:
-        raise DataError("a DICOMDIR, which lists other files", where=where, remedy="make it anew from the cleaned files")
+        raise DataError(
+            "a DICOMDIR, which lists other files", where=where, remedy="make it anew from the cleaned files"
+        )
     if sop.startswith(_DOCUMENTS) or "EncapsulatedDocument" in old:
         what = "an encapsulated document, whose text can't be cleaned"
         raise DataError(what, where=where, remedy="bring its text as a column of a manifest")
     if options.reports == "refuse" and (sop.startswith(_REPORTS) or "ContentSequence" in old):
-        raise DataError("a structured report", where=where, remedy="clean its text by rule with --reports clean, and read it")
+        raise DataError(
+            "a structured report", where=where, remedy="clean its text by rule with --reports clean, and read it"
+        )
 
 
 def _risks(old: Any) -> list[str]:
@@ -258,7 +273,9 @@ def _written(old: Any, new: Any, key: Key, syntax: str, where: str) -> bytes:
     buffer = io.BytesIO()
     implicit, little = syntax == _IMPLICIT, syntax != _BIG
     try:
-        dcmwrite(buffer, new, implicit_vr=implicit, little_endian=little, enforce_file_format=True, force_encoding=False)
+        dcmwrite(
+            buffer, new, implicit_vr=implicit, little_endian=little, enforce_file_format=True, force_encoding=False
+        )
     except Exception as error:  # a value that pydicom can't write; the file isn't passed on
         what = f"what is left of it can't be written ({type(error).__name__})"
         raise DataError(what, where=where, remedy="export it again") from None

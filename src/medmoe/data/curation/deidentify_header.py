@@ -183,6 +183,8 @@ class _Step:
     def do_C(self, element: Any) -> tuple[str, Any]:
         if element.VR in ("DA", "DT", "TM"):
             return self.date(element)
+        if element.keyword in patterns():
+            return self.unnamed_text(element, [str(value) for value in _values(element.value)])
         return "C", [self.text(str(value)) for value in _values(element.value)]
 
     def text(self, value: str) -> str:

@@ -123,6 +123,8 @@ def clean_file(
         record.file, record.reason = None, error.what
     except OSError as error:
         record.file, record.reason = None, f"can't be read or written ({error.strerror})"
+    except Exception as error:  # one broken file mustn't stop a run, nor its words reach the log
+        record.file, record.reason = None, f"can't be cleaned ({type(error).__name__})"
     return record, known
 
 
@@ -135,9 +137,7 @@ def _dicom(path: Path, way: Way, record: Record, *, look: bool) -> tuple[bytes, 
     return file.content, f"{file.patient}/{file.study}/{file.series}/{record.source}.dcm", file.known
 
 
-def _picture(
-    path: Path, name: str, way: Way, record: Record, patient: str | None, *, look: bool
-) -> tuple[bytes, str]:
+def _picture(path: Path, name: str, way: Way, record: Record, patient: str | None, *, look: bool) -> tuple[bytes, str]:
     """Clean another file; its folder is its patient, else what stands for the folder it was in."""
     kind = str(record.kind)
     content = clean_image(path.read_bytes(), kind, where=record.source)

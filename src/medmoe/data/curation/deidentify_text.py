@@ -45,7 +45,9 @@ class Known:
         words, phrases, numbers = set(), set(), set()
         for value in names:
             parts = re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", value.lower())
-            words.update(part for part in parts if len(part) > 2 and part not in _COMMON and part.upper() not in codes())
+            words.update(
+                part for part in parts if len(part) > 2 and part not in _COMMON and part.upper() not in codes()
+            )
             if len(parts) > 1:
                 phrases |= {" ".join(parts), " ".join(parts[::-1]), " ".join([*parts[1:], parts[0]])}
         for value in ids:
@@ -108,6 +110,7 @@ def clean_text(text: str, known: Known | None = None, *, days: int | None = None
         _replace(cleaned, pattern, "DATE", lambda found, order=order: _date(found, order, days))
     for kind, pattern, put in _LATE_RULES:
         _replace(cleaned, pattern, kind, put)
+    _replace(cleaned, _SEVERAL, "NAME", lambda found: "[NAME]")
     cleaned.text = _OURS.sub(lambda found: chr(ord(found[0]) - _SHIFT), cleaned.text)
     return cleaned
 
@@ -205,7 +208,7 @@ def _month(text: str) -> int:
     return next((_FIRST[text.lower()[:length]] for length in (4, 3) if text.lower()[:length] in _FIRST), 0)
 
 
-_WORD = r"(?:[A-Z]\.(?=[ ]?[A-Z])|[^\W\d_a-zß-öø-ÿ][^\W\d_]*(?:['’-][^\W\d_]+){0,3})"  # begins with a capital letter
+_WORD = r"(?:\[NAME\]|[A-Z]\.(?=[ ]?[A-Z])|[^\W\d_a-zß-öø-ÿ][^\W\d_]*(?:['’-][^\W\d_]+){0,3})"  # begins with a capital letter
 _LINK = r"(?:van|von|der|den|de|del|la|le|bin|ibn|al|el|ter|zu|dos|da|di)"
 _NAME = rf"(?:{_LINK}[ ]+)*{_WORD}(?:(?:[ ]*,[ ]*|[ ]+|(?<=\.))(?:{_LINK}[ ]+)*{_WORD}){{0,3}}"
 _PLAIN_NAME = rf"(?:{_LINK}[ ]+)*{_WORD}(?:(?:[ ]+|(?<=\.))(?:{_LINK}[ ]+)*{_WORD}){{0,3}}"
@@ -217,7 +220,7 @@ _LABEL = (
     r"|(?:patient(?:'s)?|full|last|first|family|maiden)[ ]?name|name(?=[ ]*:)|patient(?=[ ]*:)"
     r"|(?:referring|attending|ordering|requesting|consulting|reporting|family|primary care)"
     r" (?:physician|doctor|radiologist|provider|clinician|consultant)|radiologist(?=[ ]*:)|physician(?=[ ]*:)"
-    r"|technologist(?=[ ]*:)|resident(?=[ ]*:)|attending(?=[ ]*:)|discussed with|communicated to|conveyed to|notified|cc(?=[ ]*:))"
+    r"|technologist(?=[ ]*:)|resident(?=[ ]*:)|attending(?=[ ]*:)|discussed with|communicated to|conveyed to|notified|courtesy of|credits? to|cc(?=[ ]*:))"
 )
 _DEGREE = r"(?:M\.?[ ]?D\.?|D\.?O\.?|Ph\.?D\.?|R\.?N\.?|PA-C|FRCR|FRCS|MRCP|FACR|MBBS|MBChB|NP|RT\(R\))"
 _ID_LABEL = (
@@ -234,7 +237,9 @@ _PLACES = (
 )
 _STREETS = r"(?:Street|St\.|Avenue|Ave\.?|Road|Rd\.?|Lane|Ln\.?|Drive|Boulevard|Blvd\.?|Square|Terrace|Parkway|Highway|Hwy\.?|Court|Crescent)"
 _ZIP = r"(?:,?[ ]+[A-Z][\w .]+?,[ ]*[A-Z]{2}[ ]+\d{5}(?:-\d{4})?)"
-_LEAVE = frozenset("The This That Our A An At In Of Local Outside Other Another Same Your No Any General Referring".split())
+_LEAVE = frozenset(
+    "The This That Our A An At In Of Local Outside Other Another Same Your No Any General Referring".split()
+)
 _NO_NAME = frozenset(
     "No The There This These Brain Chest Normal Findings Impression Comparison Technique Study Images A An In Is Was Shows Left Right"
     " Spine Abdomen Pelvis Head Neck Scan Imaging Angiography Examination Contrast".split()
@@ -266,6 +271,7 @@ def _labelled(found: re.Match[str]) -> str | None:
     return f"{found['head']}[ID]" if any(letter.isdigit() for letter in found["id"]) else None
 
 
+_SEVERAL = re.compile(r"\[NAME\](?:[ ]?,?[ ]\[NAME\])+")  # one name, of which the header had parts
 _Rule = tuple[str, re.Pattern[str], Callable[[re.Match[str]], str | None] | None]
 _FIRST_RULES: tuple[_Rule, ...] = (
     ("EMAIL", re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+"), None),
@@ -293,7 +299,7 @@ _LATE_RULES: tuple[_Rule, ...] = (
     ("NAME", re.compile(rf"(?P<head>{_TITLE}[ ]+(?:{_TITLE}[ ]+)*)(?P<name>{_PLAIN_NAME})(?:['’]s)?"), _after),
     ("NAME", re.compile(rf"(?P<head>{_UPPER_TITLE}[ ]+)(?P<name>{_PLAIN_NAME})"), _after),
     ("NAME", re.compile(rf"(?P<head>(?i:\b{_LABEL})(?:[ ]*[:=])?[ ]*)(?P<name>(?!Dr\b){_NAME})"), _after),
-    ("NAME", re.compile(rf"(?P<head>)\b(?P<name>{_PLAIN_NAME})(?=,?[ ]+{_DEGREE}(?![\w.]*\w))"), _after),
+    ("NAME", re.compile(rf"(?P<head>)(?<!\w)(?P<name>{_PLAIN_NAME})(?=,?[ ]+{_DEGREE}(?![\w.]*\w))"), _after),
     ("ID", re.compile(r"(?<![\d.,/-])(?<!\w)[A-Z]{0,4}-?\d{7,}(?![\d.]\d|\w)"), None),
     ("ID", re.compile(r"\b(?=[A-Z]*\d)[A-Z]{1,4}\d{5,}\b|\b[A-Z]{2,4}-\d{4,}\b"), None),
 )  # fmt: skip
