@@ -7,6 +7,7 @@ in a box, `regions` that of texts of which at least 80 % do. The pictures' own t
 as they are is counted as false, though in some sources it is text indeed (MedPix, VQA-RAD, scanners' screens).
 """
 
+# ruff: noqa: E501 - rows of examples stay on one line
 from __future__ import annotations
 
 import argparse
@@ -109,7 +110,7 @@ def main() -> None:
         },
         "median seconds": float(np.median(seconds)),
     }
-    print(json.dumps(report, indent=1))  # noqa: T201
+    print(json.dumps(report, indent=1))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

@@ -8,6 +8,7 @@ its new name and its record in the log are then searched in lower and upper case
 anything between the letters.
 """
 
+# ruff: noqa: E501 - rows of examples stay on one line
 from __future__ import annotations
 
 import argparse
@@ -289,7 +290,7 @@ def main() -> None:
             **run.tally, "survivors": len(run.survivors), "where": run.survivors, "pixels unequal": run.unequal,
             "uids": len(run.uids), "uids map one to one": grouped, "left out": dict(run.refused),
         }  # fmt: skip
-        print(name, json.dumps(report[name], indent=1))  # noqa: T201
+        print(name, json.dumps(report[name], indent=1))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

@@ -6,6 +6,7 @@ The reports are made here from parts; their identifiers are known. `lost` are wo
 all the same. Of a manifest's captions, every change is counted, and the commonest are printed to be looked at.
 """
 
+# ruff: noqa: E501 - rows of examples stay on one line
 from __future__ import annotations
 
 import argparse
@@ -17,10 +18,58 @@ from pathlib import Path
 
 from medmoe.data.curation.deidentify_text import Known, clean_text
 
-FIRST = "Amara Bjorn Chidi Dolores Eamon Fatima Giulia Hiroshi Ingrid Jamal Katarzyna Liam Mei Noor Olga Pradeep Quentin Rosa".split()
-LAST = "Abernathy Okonkwo Nakamura Petrov Garcia-Lopez O'Brien Schmidt Nguyen Kowalski Haddad Lindqvist Mbeki Rossi Young Brown".split()
-MONTHS = "January February March April May June July August September October November December".split()
-TOWNS = "Millbrook Ashford Granville Stonehaven Riverton Lakewood".split()
+FIRST = [
+    "Amara",
+    "Bjorn",
+    "Chidi",
+    "Dolores",
+    "Eamon",
+    "Fatima",
+    "Giulia",
+    "Hiroshi",
+    "Ingrid",
+    "Jamal",
+    "Katarzyna",
+    "Liam",
+    "Mei",
+    "Noor",
+    "Olga",
+    "Pradeep",
+    "Quentin",
+    "Rosa",
+]
+LAST = [
+    "Abernathy",
+    "Okonkwo",
+    "Nakamura",
+    "Petrov",
+    "Garcia-Lopez",
+    "O'Brien",
+    "Schmidt",
+    "Nguyen",
+    "Kowalski",
+    "Haddad",
+    "Lindqvist",
+    "Mbeki",
+    "Rossi",
+    "Young",
+    "Brown",
+]
+MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
+TOWNS = ["Millbrook", "Ashford", "Granville", "Stonehaven", "Riverton", "Lakewood"]
 BODY = (
     "CT of the chest with contrast. There is a {size} cm nodule in the right upper lobe, SUV 4.5, previously {size} x 2.1 cm. No "
     "Hodgkin lymphoma. Graves disease is known. Mild degenerative change at C5-6 and L4/5. T1/T2 hypointense lesion at 1.5T, 12/5 mm. "
@@ -137,7 +186,7 @@ def main() -> None:
     report: dict[str, object] = {"generated": generated(arguments.reports, arguments.seed)}
     if arguments.captions:
         report["captions"] = captions(arguments.captions)
-    print(json.dumps(report, indent=1))  # noqa: T201
+    print(json.dumps(report, indent=1))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

@@ -1,5 +1,6 @@
 """De-identified DICOM files: nothing that names a patient is left in any byte, and what belongs together still does."""
 
+# ruff: noqa: E501 - rows of examples stay on one line
 from __future__ import annotations
 
 import io
@@ -321,7 +322,7 @@ def test_what_is_no_dicom_file_is_refused_without_a_word_of_it(tmp_path: Path):
 
 
 def test_wrong_options_are_told():
-    with pytest.raises(ConfigError, match="unknown thing to keep 'divice' .did you mean 'device'"):
+    with pytest.raises(ConfigError, match=r"unknown thing to keep 'divice' .did you mean 'device'"):
         Options(keep=frozenset({"divice"}))
     with pytest.raises(ConfigError, match="--dates: unknown way with dates 'move'"):
         Options(dates="move")

@@ -1,11 +1,11 @@
 """`medmoe data deidentify`: folders and manifests copied without whom they are of, told file by file without a value."""
 
+# ruff: noqa: E501 - rows of examples stay on one line
 from __future__ import annotations
 
 import csv
 import io
 import json
-import os
 import stat
 from pathlib import Path
 
@@ -147,7 +147,7 @@ def test_a_column_is_kept_where_asked_for_and_a_wrong_one_is_told(tmp_path: Path
     Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / "a.png")
     data = tmp_path / "data"
     data.mkdir()
-    os.replace(tmp_path / "a.png", data / "a.png")
+    (tmp_path / "a.png").replace(data / "a.png")
     manifest = write_manifest(data, [{"image": "a.png", "ward": "7"}])
     words = ("data", "deidentify", manifest, "--out")
     assert medmoe(*words, tmp_path / "o", "--keep-column", "ward").code == 0

@@ -1,5 +1,6 @@
 """Pixels and coded pictures: what isn't picture goes, what is stays bit by bit; text is found, and blanked where asked for."""
 
+# ruff: noqa: E501 - rows of examples stay on one line
 from __future__ import annotations
 
 import gzip

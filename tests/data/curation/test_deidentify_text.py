@@ -1,5 +1,6 @@
 """Report text: what a rule finds goes, what only looks like it stays."""
 
+# ruff: noqa: E501 - rows of examples stay on one line
 from __future__ import annotations
 
 import random

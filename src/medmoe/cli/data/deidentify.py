@@ -38,7 +38,7 @@ def deidentify(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run of the same key.")] = False,
     json: Json = None,
 ) -> None:
-    """Copy a folder or manifest without what names patients; exit 1 where a file could not be cleaned and was left out."""
+    """Copy a folder or manifest without what names patients; exit 1 where a file could not be cleaned."""
     from medmoe.data.curation.deidentify import LOG, TEXTS, check_place, write_map
     from medmoe.data.curation.deidentify import deidentify as run
     from medmoe.data.curation.deidentify_key import new_secret, open_secret
@@ -60,9 +60,8 @@ def deidentify(
     for what, count in sorted(counts.items()):
         say(f"{count} {what}")
     flagged = [record for record in result.records if record.file and record.burned_in]
-    say(
-        f"{len(flagged)} with regions that look like burned-in text ({'made black' if burned_in == 'blank' else 'see the log'})"
-    )
+    done = "made black" if burned_in == "blank" else "see the log"
+    say(f"{len(flagged)} with regions that look like burned-in text ({done})")
     if result.dropped:
         say(f"columns left out: {', '.join(result.dropped)}")
     for name, reason in result.refused[:_SHOWN]:

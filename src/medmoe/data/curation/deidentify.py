@@ -1,4 +1,4 @@
-"""A folder of files, or a manifest with its files and texts, copied without whom they are of; a log says what was removed.
+"""A folder of files, or a manifest with its files and texts, copied without whom they are of, with a log of what went.
 
 The source is never changed. Nothing is copied that wasn't cleaned: what can't be is left out and told.
 """
@@ -165,8 +165,8 @@ def _run(
 ) -> Iterator[tuple[Record, Known]]:
     """Clean files in order, each logged once its copy is whole; those of the earlier run are taken from its log.
 
-    A file that the earlier run wrote is read again only for a manifest's texts, so names of its header aren't known then:
-    its copy is made anew there.
+    A file that the earlier run wrote isn't read again, so the names of its header aren't known: where a manifest has
+    texts, its copy is made anew.
     """
     key = way.key
     waiting = [job for job in jobs if not _is_done(done.get(key.name("path", job[0])), out)]
@@ -211,7 +211,7 @@ def _manifest(
     rows = list(rows_of(table))
     jobs: dict[str, Job] = {}
     for row in rows:
-        patient = way.key.patient(row["patient_id"]) if row.get("patient_id") else None
+        patient = way.key.patient(str(row["patient_id"])) if row.get("patient_id") else None
         for column in _FILES:
             if (name := row.get(column)) and name not in jobs:
                 jobs[name] = (name, patient, column == "image")

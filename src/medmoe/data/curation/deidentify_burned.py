@@ -1,4 +1,4 @@
-"""Where a picture seems to have text burned in: strokes of one grey, in a row, of one height; by rule, not by a model."""
+"""Where a picture seems to have text burned in: strokes of one grey, in a row, of one height."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def find_text(picture: NDArray[Any]) -> list[Box]:
         picture: [H, W] or [H, W, 3] numbers of any kind.
 
     Returns:
-        (x0, y0, x1, y1) of each line with a margin, in pixels, the last ones not included; those that overlap are joined.
+        (x0, y0, x1, y1) of each line with a margin, in pixels, the last not included; those that overlap are joined.
     """
     grey = _grey(picture)
     height, width = grey.shape
@@ -73,7 +73,8 @@ def _grey(picture: NDArray[Any]) -> NDArray[np.float32]:
         values = values[..., :3].max(axis=-1)  # coloured text is bright in one channel
     values = np.nan_to_num(values)
     low, high = float(values.min()), float(values.max())  # text is often the brightest there is, in few pixels
-    return np.clip((values - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
+    grey: NDArray[np.float32] = np.clip((values - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
+    return grey
 
 
 def _letters(grey: NDArray[np.float32], kernel: int, *, bright: bool) -> Iterator[Letters]:
@@ -170,7 +171,7 @@ def _written(letters: Letters, line: NDArray[np.intp]) -> bool:
 
 
 def _padded(letters: Letters, line: NDArray[np.intp], height: int, width: int) -> Box:
-    """Give a line's box with a margin of half its height, since a thin first letter or a dot may not have been found."""
+    """Give a line's box with a margin of half its height, since a thin letter or a dot may be missed."""
     tall = int(np.median(letters.y1[line] - letters.y0[line]))
     side, over = max(tall, 3), max(tall // 3, 2)
     return (

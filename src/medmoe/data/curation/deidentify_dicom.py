@@ -1,4 +1,4 @@
-"""One DICOM file without whom it is of: header by the profile, pixels written anew, burned-in text reported or blanked."""
+"""One DICOM file without whom it is of: header by the profile, pixels anew, burned-in text reported or blanked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from medmoe.data.curation.deidentify_burned import find_text
 from medmoe.data.curation.deidentify_header import clean_header
 from medmoe.data.curation.deidentify_key import Key
 from medmoe.data.curation.deidentify_pixels import (
-    Box, blank, darkest_entry, decoded, write_array, write_pixels,
+    Box,
+    blank,
+    darkest_entry,
+    decoded,
+    write_array,
+    write_pixels,
 )  # fmt: skip
 from medmoe.data.curation.deidentify_rules import METHODS, Options
 from medmoe.data.curation.deidentify_text import Known
@@ -26,7 +31,8 @@ _BIG, _EXPLICIT, _IMPLICIT = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1", "1.2.
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _REPORTS = ("1.2.840.10008.5.1.4.1.1.88.",)
 _DOCUMENTS = ("1.2.840.10008.5.1.4.1.1.104.",)
-_RISKY_CLASSES = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.77.1", "1.2.840.10008.5.1.4.1.1.3.1", "1.2.840.10008.5.1.4.1.1.6")  # fmt: skip
+_IMAGES = "1.2.840.10008.5.1.4.1.1."
+_RISKY_CLASSES = (f"{_IMAGES}7", f"{_IMAGES}77.1", f"{_IMAGES}3.1", f"{_IMAGES}6")
 _RISKY_MODALITIES = ("US", "ES", "XC", "OT", "SC", "IVUS", "GM", "DG", "RF", "XA")
 _LOOKED_AT = 3  # frames of many
 _REFUSALS = (
@@ -84,8 +90,8 @@ def clean_dicom(
         where: What to call the file in an error; its name, if empty.
 
     Raises:
-        DataError: If it can't be read, is a report or document that options refuse, or its pixels can't be written anew. The
-            message holds no value of the file.
+        DataError: If it can't be read, is a report or document that is refused, or its pixels can't be written anew.
+            The message holds no value of the file.
         ConfigError: If `burned_in` is another word.
     """
     if burned_in not in BURNED:
@@ -263,7 +269,7 @@ def _written(old: Any, new: Any, key: Key, syntax: str, where: str) -> bytes:
     from pydicom import dcmwrite
     from pydicom.dataset import FileMetaDataset
 
-    meta = FileMetaDataset()
+    meta: Any = FileMetaDataset()
     sop = new.get("SOPClassUID") or key.uid(str(old.file_meta.get("MediaStorageSOPClassUID") or "2.25.0"))
     meta.MediaStorageSOPClassUID = sop
     instance = str(old.get("SOPInstanceUID") or old.file_meta.get("MediaStorageSOPInstanceUID") or "")

@@ -1,7 +1,8 @@
 """A DICOM header without what names a patient: a new data set, into which only what a rule lets through is written.
 
-The table of PS3.15 Annex E says what happens to the attributes it names. What it doesn't name isn't taken as harmless, since
-a text may hold anything: numbers are kept, coded strings and codes where the standard knows them, all other text goes.
+The table of PS3.15 Annex E says what happens to the attributes it names. What it doesn't name isn't taken as harmless,
+since a text may hold anything: numbers are kept, coded strings and codes where the standard knows them; all other text
+goes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from typing import Any
 
 from medmoe.data.curation.deidentify_key import Key, moved, moved_time
 from medmoe.data.curation.deidentify_rules import (
-    METHODS, Options, action, codes, known_code, makers, patterns,
+    METHODS,
+    Options,
+    action,
+    codes,
+    known_code,
+    makers,
+    patterns,
 )  # fmt: skip
 from medmoe.data.curation.deidentify_text import Known, clean_text
 
@@ -142,7 +149,7 @@ class _Step:
             return ("K" if fresh == str(element.value) else "C"), fresh
         if done is None:
             return self.unnamed(element)
-        return getattr(self, f"do_{done}")(element)
+        return getattr(self, f"do_{done.lower()}")(element)  # type: ignore[no-any-return]
 
     def items(self, element: Any, done: str | None, where: str) -> tuple[str, Any]:
         """Go through a sequence's items; Z leaves none."""
@@ -162,25 +169,25 @@ class _Step:
             return "REMOVED"
         return "99REMOVED" if element.keyword == "CodingSchemeDesignator" else self.key.name("code", code["private"])
 
-    def do_Z(self, element: Any) -> tuple[str, Any]:
+    def do_z(self, element: Any) -> tuple[str, Any]:
         return "Z", None
 
-    def do_D(self, element: Any) -> tuple[str, Any]:
+    def do_d(self, element: Any) -> tuple[str, Any]:
         if element.VR == "UI":
-            return self.do_U(element)
+            return self.do_u(element)
         if element.VR in ("OB", "OW", "UN"):
             return "D", b"\0\0"
         return "D", _DUMMIES.get(element.VR, 0)
 
-    def do_U(self, element: Any) -> tuple[str, Any]:
+    def do_u(self, element: Any) -> tuple[str, Any]:
         return "U", [self.key.uid(str(value)) for value in _values(element.value)]
 
-    def do_K(self, element: Any) -> tuple[str, Any]:
+    def do_k(self, element: Any) -> tuple[str, Any]:
         if element.VR == "AS":
             return self.age(str(element.value))
         return "K", element.value
 
-    def do_C(self, element: Any) -> tuple[str, Any]:
+    def do_c(self, element: Any) -> tuple[str, Any]:
         if element.VR in ("DA", "DT", "TM"):
             return self.date(element)
         if element.keyword in patterns():
@@ -223,10 +230,10 @@ class _Step:
         kind, value = element.VR, element.value
         if value is None or (isinstance(value, (str, bytes)) and not value):
             return "K", None
-        if kind in _NUMBERS or "US" in kind and not isinstance(value, bytes):
+        if kind in _NUMBERS or ("US" in kind and not isinstance(value, bytes)):
             return "K", value
         if kind == "UI":
-            fresh = self.do_U(element)[1]
+            fresh = self.do_u(element)[1]
             return ("K" if fresh == [str(old) for old in _values(value)] else "U"), fresh
         if kind in ("DA", "DT", "TM"):
             return self.date(element)
@@ -286,7 +293,7 @@ def _made(tag: Any, kind: str, value: Any) -> Any:
 
 
 def _code_of(item: Any) -> dict[str, str] | None:
-    """Read an item that is a code; `private` is empty where the standard has the code, whose meaning is then the standard's."""
+    """Read an item that is a code; `private` is empty and the meaning the standard's where it has it."""
     scheme, value = _plain(item, "CodingSchemeDesignator"), _plain(item, "CodeValue")
     if not value:
         value = _plain(item, "LongCodeValue") or _plain(item, "URNCodeValue")

@@ -56,7 +56,7 @@ class Key:
         return f"2.25.{uuid.UUID(bytes=self.digest('uid', value)[:16], version=4).int}"
 
     def offset(self, patient: str) -> timedelta:
-        """Give by how much a patient's dates and times move: one to ten years into the past, the same for all of them."""
+        """Give by how much a patient's dates and times move: up to ten years into the past, all alike."""
         digest = self.digest("days", patient.strip())
         days = 1 + int.from_bytes(digest[:8], "big") % _MOST_DAYS
         return timedelta(days=-days, seconds=int.from_bytes(digest[8:16], "big") % _DAY)
@@ -76,7 +76,7 @@ def is_standard(uid: str) -> bool:
 
     It isn't enough that one begins as those do: a file may hold any.
     """
-    from pydicom.uid import UID_dictionary
+    from pydicom._uid_dict import UID_dictionary
 
     return uid.startswith(_STANDARD_ROOT) and uid in UID_dictionary
 
@@ -112,7 +112,7 @@ def moved(day: str, time: str, offset: timedelta) -> tuple[str, str] | None:
 
     Args:
         day: `YYYYMMDD` or `YYYY.MM.DD`.
-        time: `HH`, `HHMM` or `HHMMSS.FFFFFF`; empty where there is none: then the date moves by the offset's whole days.
+        time: `HH`, `HHMM` or `HHMMSS.FFFFFF`; empty where there is none: the date moves by whole days then.
         offset: By how much; its days are a whole number, its seconds come on top.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The pixels of a DICOM file written anew: nothing beside, behind or between them, and regions blanked where asked for."""
+"""The pixels of a DICOM file written anew: nothing beside, behind or between them, and regions blanked if asked for."""
 
 from __future__ import annotations
 
@@ -62,8 +62,9 @@ class Shape:
 def write_pixels(old: Any, new: Any, syntax: str, *, where: str) -> str:
     """Write the pixels of one data set into another.
 
-    Uncompressed pixels are cut to their size, and bits that carry no value are cleared (overlays were kept in them); JPEG,
-    JPEG-LS and JPEG 2000 lose what isn't picture; RLE, in which anything may lie behind a segment, is written uncompressed.
+    Uncompressed pixels are cut to their size, and bits that carry no value are cleared (overlays were kept in them).
+    JPEG, JPEG-LS and JPEG 2000 lose what isn't picture. RLE, where anything may lie behind a segment, is written
+    uncompressed.
 
     Args:
         old: The data set as it was read.
