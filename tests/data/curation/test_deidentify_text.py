@@ -33,7 +33,7 @@ def test_a_date_goes(text: str):
         "Hodgkin lymphoma, Graves disease, Baker cyst, Kerley B lines, Crohn disease and a Bochdalek hernia.",
         "A 3.5 cm x 2.1 cm mass; 12/5 mm; 10/12/15 mm; C5-6; L4/5; T1/T2; 1.5T; grade 3/4; BI-RADS 4a; TE 3.4/5.6 ms.",
         "1:20 dilution; 3 o'clock; SUV 4.5; 120 kVp; 5-10 mm; 63-year-old; T2N1M0; 99mTc; series 3, image 45; may 5 mm.",
-        "MR. No acute lesion. MS plaques. The patient may have an infiltrate. The hospital course was long. HU 40-60.",
+        "MR. No acute lesion. MR. Masses. CT AND MR. BRAIN IS NORMAL. MS plaques. The patient may have an infiltrate. The hospital course was long. HU 40-60.",
         "Normal sinuses. Dr absent. Signed out. Patient: stable. Comparison: None. March fracture; August presentation.",
     ],
 )
@@ -47,6 +47,7 @@ def test_medicine_stays(text: str):
         ("seen by Dr. Smith today", "Smith", "NAME"),
         ("seen by Dr Anna van der Berg today", "Berg", "NAME"),
         ("DR. JONES WAS TOLD", "JONES", "NAME"),
+        ("MR. JONES WAS TOLD", "JONES", "NAME"),
         ("Mrs. O'Hara-Lopez was well", "Hara", "NAME"),
         ("Electronically signed by: John Q. Public", "Public", "NAME"),
         ("Dictated by Maria Souza, MD", "Souza", "NAME"),

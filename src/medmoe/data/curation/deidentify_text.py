@@ -271,6 +271,8 @@ def _after(found: re.Match[str]) -> str | None:
     first = re.split(r"[ ,]", found["name"])[0]
     if first.title() in _NO_NAME or found["name"] == "[NAME]":
         return None
+    if re.match(_UPPER_TITLE, found["head"]) and first in codes():
+        return None  # "CT AND MR. BRAIN AND SPINE"
     return f"{found['head']}[NAME]"
 
 
@@ -317,7 +319,7 @@ _LATE_RULES: tuple[_Rule, ...] = (
     ("PLACE", re.compile(rf"\b(?P<name>(?:(?:St\.|{_WORD}|of|and|&|the)[ ]+){{1,6}}?){_PLACES}\b(?:[ ]+of(?:[ ]+{_WORD}){{1,4}})?"), _place),
     ("PLACE", re.compile(rf"\b(?P<name>(?:Hospital|Hôpital|Klinikum|Ospedale|Krankenhaus|Clinique)[ ]+(?:(?:of|de|di|la|le|der|the|for|zum)[ ]+)*{_WORD}(?:[ ]+{_WORD}){{0,3}})"), lambda found: "[PLACE]"),
     ("NAME", re.compile(rf"(?P<head>{_TITLE}[ ]+(?:{_TITLE}[ ]+)*)(?P<name>{_PLAIN_NAME})(?:['’]s)?"), _after),
-    ("NAME", re.compile(rf"(?P<head>{_UPPER_TITLE}[ ]+)(?P<name>{_PLAIN_NAME})"), _after),
+    ("NAME", re.compile(rf"(?P<head>{_UPPER_TITLE}[ ]+)(?P<name>[A-Z][A-Z'’-]{{2,}}(?:[ ][A-Z][A-Z'’-]+){{0,2}})(?![a-z])"), _after),
     ("NAME", re.compile(rf"(?P<head>(?i:\b{_LABEL})(?:[ ]*[:=])?[ ]*)(?P<name>(?!Dr\b){_NAME})"), _after),
     ("NAME", re.compile(rf"(?P<head>)(?<!\w)(?P<name>{_PLAIN_NAME})(?=,?[ ]+{_DEGREE}(?![\w.]*\w))"), _after),
     ("ID", re.compile(r"(?<![\d.,/-])(?<!\w)[A-Z]{0,4}-?\d{7,}(?![\d.]\d|\w)"), None),
