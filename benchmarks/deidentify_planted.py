@@ -177,10 +177,19 @@ class Planter:
             frames = list(generate_frames(old.PixelData, number_of_frames=int(old.get("NumberOfFrames") or 1)))
         except Exception:
             return
-        comment = b"\xff\xfe" + (len(hidden) + 2).to_bytes(2, "big") + hidden
-        frames = [frame[:2] + comment + frame[2:] if frame[:3] == b"\xff\xd8\xff" else frame for frame in frames]
-        old.PixelData = encapsulate([frame + hidden if frame[:2] == b"\xff\xd8" else frame for frame in frames])
+        old.PixelData = encapsulate([commented(frame, hidden) for frame in frames])
         old["PixelData"].is_undefined_length = True
+
+
+def commented(frame: bytes, hidden: bytes) -> bytes:
+    """Put a comment into a JPEG or JPEG 2000 stream, and the same text behind its end; others stay."""
+    length = len(hidden) + 2
+    if frame[:3] == b"\xff\xd8\xff":
+        return frame[:2] + b"\xff\xfe" + length.to_bytes(2, "big") + hidden + frame[2:] + hidden
+    if frame[:4] == b"\xff\x4f\xff\x51":
+        at = 4 + int.from_bytes(frame[4:6], "big")
+        return frame[:at] + b"\xff\x64" + (length + 2).to_bytes(2, "big") + b"\0\1" + hidden + frame[at:] + hidden
+    return frame
 
 
 def found_in(content: bytes) -> list[str]:
@@ -234,6 +243,7 @@ def one(path: Path, folder: Path, run: Pass, key: Key) -> None:
         return
     run.tally["planted files"] += 1
     run.tally["planted tokens"] += planter.count
+    run.tally["files in which the search finds them before"] += int(len(found_in(target.read_bytes())) > 8)
     record, _ = clean_file(target, target.name, folder / "out", Way(SECRET, run.options), look=False)
     log = json.dumps(record.row())
     if hits := found_in(log.encode()):
