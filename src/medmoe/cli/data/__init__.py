@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from medmoe.cli.data.audit import audit
+from medmoe.cli.data.deidentify import deidentify
 from medmoe.cli.data.importing import import_command
 from medmoe.cli.data.label import label
 from medmoe.cli.data.phantom import phantom
@@ -18,5 +19,6 @@ data_app.command("import")(import_command)
 data_app.command()(label)
 data_app.command()(split)
 data_app.command()(audit)
+data_app.command()(deidentify)
 data_app.command()(shard)
 data_app.command()(phantom)
