@@ -1,0 +1,182 @@
+"""The kinds of files in the campaign: how a case of each is made, and all the ways in which the library reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fuzzing.damage import Case
+
+
+Reading = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of file.
+
+    Attributes:
+        make: Writes a case into a folder.
+        readings: Gives the ways in which the library reads a file, each of which raises what the library raises.
+        warm: Imports what reading needs, so that a case isn't charged for it.
+    """
+
+    make: Callable[[np.random.Generator, Path], Case]
+    readings: Callable[[Path], Sequence[Reading]]
+    warm: Callable[[], object]
+
+
+class BrokenPromiseError(AssertionError):
+    """A file was read, and what came isn't what the library promises."""
+
+
+def promise(kept: bool, what: str) -> None:
+    """Say that something has to hold for what was read."""
+    if not kept:
+        raise BrokenPromiseError(what)
+
+
+def look(pixels: Any) -> None:
+    """Hold pixels against what `read_image` promises."""
+    promise(pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3), f"shape {pixels.shape}")
+    promise(pixels.size > 0, f"shape {pixels.shape}")
+    promise(pixels.dtype in (np.uint8, np.float32), f"dtype {pixels.dtype}")
+    if pixels.dtype == np.float32:
+        low, high = float(pixels.min()), float(pixels.max())
+        promise(0.0 <= low <= high <= 1.0, f"values from {low} to {high}")
+
+
+def read_picture(path: Path) -> list[Reading]:
+    """Read an image file as an image of each use, and its size."""
+    from medmoe.data.images import image_size, read_gaze, read_image, read_image_bytes, read_mask
+
+    def agree() -> None:
+        pixels = read_image(path)
+        look(pixels)
+        width, height = image_size(path)
+        promise(pixels.shape[:2] == (height, width), f"size {width}x{height}, pixels {pixels.shape}")
+
+    def mask() -> None:
+        promise(read_mask(path).dtype == np.bool_, "a mask that isn't bool")
+
+    def gaze() -> None:
+        values = read_gaze(path)
+        promise(values.ndim == 2 and 0 <= float(values.min()) <= float(values.max()) <= 1, "a gaze map beyond [0, 1]")
+
+    return [
+        lambda: image_size(path),
+        agree,
+        lambda: look(read_image(path, at_least=16)),
+        lambda: look(read_image_bytes(path.read_bytes(), name=path.name, where=str(path))),
+        mask,
+        gaze,
+    ]
+
+
+def each_of(count: int, *readings: Callable[[int], object]) -> None:
+    """Read every sample in some ways; a refused one doesn't keep the others from being read, and the first is raised."""
+    from medmoe.errors import DataError
+
+    refused = None
+    for index in range(min(count, 40)):
+        for reading in readings:
+            try:
+                reading(index)
+            except DataError as error:
+                refused = refused or error
+    if refused is not None:
+        raise refused
+
+
+def look_at_facts(sample: Any) -> None:
+    """Hold what is known of a sample against what it may be: text that can be written, finite numbers."""
+    for text in (sample.report, sample.key, sample.question, sample.answer, sample.patient, *(sample.labels or ())):
+        promise(text is None or bool(text.encode("utf-8") or True), "text")
+    for box in sample.boxes or ():
+        promise(0 <= box.x0 < box.x1 <= 1 and 0 <= box.y0 < box.y1 <= 1, f"a box beyond the image: {box}")
+    promise(sample.offset_days is None or bool(np.isfinite(sample.offset_days)), "offset_days")
+
+
+def read_tar(path: Path) -> list[Reading]:
+    """Read a tar's samples: their facts, their pixels, their bytes."""
+    from medmoe.data.sources.concat import open_source
+    from medmoe.data.sources.shards import ShardSource
+
+    def facts() -> None:
+        source = ShardSource([path])
+        each_of(len(source), lambda index: look_at_facts(source.facts(index)))
+
+    def pixels() -> None:
+        source = ShardSource([path])
+        each_of(len(source), lambda index: look(source[index].image), lambda index: look_at_facts(source[index]))
+
+    def content() -> None:
+        source = open_source(str(path))
+        promise(isinstance(source, ShardSource), "a tar opened as something else")
+        each_of(len(source), source.files, source.content)  # type: ignore[attr-defined]
+
+    return [facts, pixels, content]
+
+
+def read_manifest(path: Path) -> list[Reading]:
+    """Read a manifest as a source and as commands pass it on."""
+    from medmoe.data.sources.concat import open_source
+    from medmoe.data.sources.manifest import ManifestSource
+    from medmoe.data.sources.manifest_write import read_all, write_manifest
+
+    def facts() -> None:
+        source = ManifestSource(path)
+        each_of(len(source), lambda index: look_at_facts(source.facts(index)))
+
+    def pixels() -> None:
+        source = ManifestSource(path, check_files=False)
+        each_of(len(source), lambda index: look(source[index].image), source.content)
+
+    def passed_on() -> None:
+        table = read_all(path)
+        for suffix in ("csv", "jsonl", "parquet"):
+            again = read_all(write_manifest(table, path.parent / f"again-{path.name}.{suffix}"))
+            promise(again.num_rows == table.num_rows, f"{table.num_rows} rows became {again.num_rows}")
+
+    return [facts, pixels, passed_on, lambda: open_source(str(path))]
+
+
+def _warm_sources() -> None:
+    import pyarrow.csv
+    import pyarrow.parquet  # noqa: F401
+
+    from medmoe.data.sources.concat import open_source  # noqa: F401
+    from medmoe.data.sources.manifest_write import read_all  # noqa: F401
+
+    _warm_pictures()
+
+
+def _warm_pictures() -> None:
+    from PIL import Image
+
+    from medmoe.data.images import read_image  # noqa: F401
+    from medmoe.data.jpeg import fast_decoder
+
+    Image.init()
+    fast_decoder()
+
+
+def _kinds() -> dict[str, Kind]:
+    from fuzzing.manifests import make_manifest
+    from fuzzing.pictures import make_jpeg, make_other, make_png
+    from fuzzing.tars import make_tar
+
+    return {
+        "jpeg": Kind(make_jpeg, read_picture, _warm_pictures),
+        "png": Kind(make_png, read_picture, _warm_pictures),
+        "other pictures": Kind(make_other, read_picture, _warm_pictures),
+        "tar": Kind(make_tar, read_tar, _warm_sources),
+        "manifest": Kind(make_manifest, read_manifest, _warm_sources),
+    }
+
+
+KINDS = _kinds()
