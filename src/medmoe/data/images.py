@@ -8,6 +8,7 @@ Grey values deeper than 8 bits are stretched linearly from the image's own minim
 from __future__ import annotations
 
 import io
+import stat
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -33,6 +34,14 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "DIB", "GIF", "WEBP", "PPM", "JPEG2000"
 # More pixels than Pillow itself accepts in one image: a decompression bomb or a whole slide.
 MAX_PIXELS = 178_956_970
 
+# What decoding an image may take at its peak, and what it takes: bytes a pixel for each of Pillow's modes (its pixels,
+# their copy, alpha laid on black, float64), rounded up from what was measured, and what some formats' decoders add.
+_MEMORY = 960 * 2**20
+_BYTES_A_PIXEL = {"1": 3, "L": 3, "P": 10, "RGB": 10, "CMYK": 14, "YCbCr": 14, "LAB": 14, "I": 16, "F": 16}
+_BYTES_A_DEEP_PIXEL, _BYTES_OTHERWISE = 12, 24
+_BYTES_MORE, _BYTES_MORE_IF_DEEP = {"WEBP": 12, "JPEG2000": 12}, 20
+_USUAL_SCANS, _SCANNED = 20, 10**9  # passes over a JPEG that are nothing odd, and pixels visited in all of them
+
 _WIDTH_TAG, _HEIGHT_TAG, _ORIENTATION_TAG = 256, 257, 274
 _SIDEWAYS = (5, 6, 7, 8)
 _UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
@@ -45,9 +54,13 @@ _UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     8: lambda a: a.swapaxes(0, 1)[::-1],
 }
 _DAMAGE = (
-    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, RuntimeError,
-    struct.error, zlib.error, Image.DecompressionBombError,
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, ArithmeticError, RuntimeError,
+    AttributeError, AssertionError, struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
+
+
+class _BombError(Image.DecompressionBombError):
+    """An image that would take too much memory or time; the message says so."""
 
 
 class _EmptyFileError(UnidentifiedImageError):
@@ -70,7 +83,7 @@ def read_image(path: str | Path, *, at_least: int | None = None, reading: Readin
         DataError: If the file is missing, damaged, too large, of another kind, or has NaN or infinite pixels.
     """
     path = Path(path)
-    with _reading(str(path)), path.open("rb") as file:
+    with _reading(str(path)), open_file(path) as file:
         # A JPEG's decoder wants all of it at once; reading it in pieces first, for the header, would only cost calls.
         whole = path.suffix.lower() in (".jpg", ".jpeg")
         return _read(io.BytesIO(file.read()) if whole else file, path.suffix, str(path), at_least, reading)
@@ -107,6 +120,8 @@ def decode(file: BinaryIO, *, where: str, at_least: int | None = None) -> Pixels
     deep = is_deep_colour(image)
     # Pillow turns a TIFF upright by itself when it loads it.
     orientation = 1 if image.format == "TIFF" else _orientation(image)
+    if image.format == "JPEG":
+        _refuse_scans(image, file)
     pixels: Pixels | None = read_jpeg(image, file, at_least=at_least)
     if pixels is None:
         pixels = read_deep_colour(lambda: _open(file), where=where) if deep else _values(image)
@@ -149,6 +164,8 @@ def stretch(pixels: Pixels, *, where: str | Path | None = None) -> Pixels:
         return np.zeros(pixels.shape, np.float32)
     # 32-bit and wider values need float64 for the subtraction, 16-bit ones don't.
     exact = pixels.astype(np.float64 if pixels.itemsize > 2 else np.float32)
+    if not np.isfinite(high - low):  # further apart than the largest number
+        exact, low, high = exact / 2, low / 2, high / 2
     np.subtract(exact, low, out=exact)
     np.divide(exact, high - low, out=exact)
     return exact.astype(np.float32, copy=False)
@@ -173,7 +190,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
         DataError: If the file is missing or isn't an image.
     """
     path = Path(path)
-    with _reading(str(path)), path.open("rb") as file:
+    with _reading(str(path)), open_file(path) as file:
         return _size(file, path.suffix, str(path))
 
 
@@ -206,7 +223,7 @@ def read_mask(path: str | Path) -> NDArray[np.bool_]:
         DataError: As `read_image`.
     """
     path = Path(path)
-    with _reading(str(path)), path.open("rb") as file:
+    with _reading(str(path)), open_file(path) as file:
         values = decode(file, where=str(path))
         return np.asarray((values if values.ndim == 2 else values.max(-1)) > 0)
 
@@ -220,13 +237,26 @@ def read_gaze(path: str | Path) -> NDArray[np.float32]:
         DataError: As `read_image`, or if a value is negative.
     """
     path = Path(path)
-    with _reading(str(path)), path.open("rb") as file:
+    with _reading(str(path)), open_file(path) as file:
         values = decode(file, where=str(path))
         values = values if values.ndim == 2 else values.max(-1)
         top = 255.0 if values.dtype == np.uint8 else float(values.max())
         if not np.isfinite(top) or values.min() < 0:
             raise DataError("a gaze map must be finite and not negative", where=str(path), remedy="export it again")
         return (values / (top or 1.0)).astype(np.float32)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading: a pipe would be waited for, and a device read without end.
+
+    Raises:
+        DataError: If it is something else than a file.
+        OSError: If it can't be opened.
+    """
+    kind = path.stat().st_mode
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+        raise DataError("is a pipe or a device, not a file", where=str(path), remedy="name a file")
+    return path.open("rb")
 
 
 @contextmanager
@@ -248,7 +278,10 @@ def _reading(where: str) -> Iterator[None]:
         what = "the file is empty" if empty else f"not a readable image; allowed: {allowed}"
         raise DataError(what, where=where, remedy="convert it, or take the row out") from error
     except Image.DecompressionBombError as error:
-        what = f"the image claims more than {MAX_PIXELS:,} pixels"
+        what = str(error) if isinstance(error, _BombError) else f"the image claims more than {MAX_PIXELS:,} pixels"
+        raise DataError(what, where=where, remedy="cut it into tiles or shrink it first") from error
+    except MemoryError as error:
+        what = "the image takes more memory to read than there is"
         raise DataError(what, where=where, remedy="cut it into tiles or shrink it first") from error
     except _DAMAGE as error:
         what = f"the image is truncated or damaged ({str(error).splitlines()[0] if str(error) else error!r})"
@@ -266,9 +299,35 @@ def _open(file: BinaryIO) -> Image.Image:
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
         raise _EmptyFileError if file.seek(0, io.SEEK_END) == 0 else error from None
-    if image.width * image.height > MAX_PIXELS:
-        raise Image.DecompressionBombError
+    _refuse_bomb(image)
     return image
+
+
+def _refuse_bomb(image: Image.Image) -> None:
+    """Refuse an image that would take too much memory, or a JPEG too much time, before it is decoded.
+
+    Raises:
+        DecompressionBombError: If it would.
+    """
+    count, mode = image.width * image.height, image.mode
+    if count > MAX_PIXELS:
+        raise Image.DecompressionBombError
+    cost = _BYTES_A_PIXEL.get(mode, _BYTES_A_DEEP_PIXEL if mode.startswith("I;16") else _BYTES_OTHERWISE)
+    cost += _BYTES_MORE.get(image.format or "", _BYTES_MORE_IF_DEEP if is_deep_colour(image) else 0)
+    if count * cost > _MEMORY:
+        raise _BombError(f"the image has {image.width:,} x {image.height:,} pixels, too many to be read in 1 GiB")
+
+
+def _refuse_scans(image: Image.Image, file: BinaryIO) -> None:
+    """Refuse a JPEG that has so many scans that decoding it takes minutes: each is a pass over all its pixels.
+
+    Raises:
+        DecompressionBombError: If it has.
+    """
+    file.seek(0)
+    scans = file.read().count(b"\xff\xda")
+    if scans > _USUAL_SCANS and scans * image.width * image.height > _SCANNED:
+        raise _BombError(f"the JPEG has {scans:,} scans of {image.width:,} x {image.height:,} pixels, too many")
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:

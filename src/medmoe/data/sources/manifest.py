@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from medmoe.data.images import image_size, read_gaze, read_image, read_mask
+from medmoe.data.images import image_size, open_file, read_gaze, read_image, read_mask
 from medmoe.data.masks import region
 from medmoe.data.sources.cells import parse_number, place_boxes, sample_of
 from medmoe.data.sources.manifest_table import find_manifest, read_table
@@ -301,9 +301,10 @@ class ManifestSource:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"can't be read: {error.strerror}") from None
+        with open_file(path) as file:
+            return file.read()
+    except (OSError, ValueError) as error:
+        raise DataError(f"can't be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _count(table: pa.Table, name: str) -> dict[str, int]:
