@@ -8,7 +8,6 @@ Grey values deeper than 8 bits are stretched linearly from the image's own minim
 from __future__ import annotations
 
 import io
-import stat
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,8 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from medmoe.data.deep import is_deep_colour, read_deep_colour
-from medmoe.data.dicom import dicom_size, is_dicom, read_dicom
+from medmoe.data.dicom import dicom_size, is_dicom, read_dicom, read_dicom_values
 from medmoe.data.jpeg import read_jpeg
+from medmoe.data.levels import MAX_PIXELS as MAX_PIXELS
+from medmoe.data.levels import stretch as stretch
+from medmoe.data.limits import BombError, open_file, refuse_bomb, refuse_scans
+from medmoe.data.nifti import is_nifti, nifti_size, read_nifti, read_nifti_values
 from medmoe.data.reading import USUAL, Reading
 from medmoe.errors import DataError
 
@@ -30,17 +33,6 @@ Pixels = NDArray[Any]
 
 # Formats that hold pixels and nothing to execute (Pillow would run Ghostscript on an EPS file).
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "DIB", "GIF", "WEBP", "PPM", "JPEG2000")
-
-# More pixels than Pillow itself accepts in one image: a decompression bomb or a whole slide.
-MAX_PIXELS = 178_956_970
-
-# What decoding an image may take at its peak, and what it takes: bytes a pixel for each of Pillow's modes (its pixels,
-# their copy, alpha laid on black, float64), rounded up from what was measured, and what some formats' decoders add.
-_MEMORY = 960 * 2**20
-_BYTES_A_PIXEL = {"1": 3, "L": 3, "P": 10, "RGB": 10, "CMYK": 14, "YCbCr": 14, "LAB": 14, "I": 16, "F": 16}
-_BYTES_A_DEEP_PIXEL, _BYTES_OTHERWISE = 12, 24
-_BYTES_MORE, _BYTES_MORE_IF_DEEP = {"WEBP": 12, "JPEG2000": 12}, 20
-_USUAL_SCANS, _SCANNED = 20, 10**9  # passes over a JPEG that are nothing odd, and pixels visited in all of them
 
 _WIDTH_TAG, _HEIGHT_TAG, _ORIENTATION_TAG = 256, 257, 274
 _SIDEWAYS = (5, 6, 7, 8)
@@ -55,12 +47,8 @@ _UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
 }
 _DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, ArithmeticError, RuntimeError,
-    AttributeError, AssertionError, struct.error, zlib.error, Image.DecompressionBombError,
+    AttributeError, AssertionError, struct.error, zlib.error,
 )  # fmt: skip
-
-
-class _BombError(Image.DecompressionBombError):
-    """An image that would take too much memory or time; the message says so."""
 
 
 class _EmptyFileError(UnidentifiedImageError):
@@ -71,10 +59,10 @@ def read_image(path: str | Path, *, at_least: int | None = None, reading: Readin
     """Read an image file: upright, without alpha, grey where it is grey.
 
     Args:
-        path: JPEG, PNG, TIFF (first page), BMP, GIF, WebP, PPM, JPEG 2000 or DICOM file.
+        path: JPEG, PNG, TIFF (first page), BMP, GIF, WebP, PPM, JPEG 2000, DICOM or NIfTI (.nii, .nii.gz) file.
         at_least: Pixels that the longest side needs. A JPEG that has twice as many or more is then read at 1/2, 1/4 or
             1/8 of its size, which is faster and a little off: for training only.
-        reading: What of a DICOM file is read, and how it is windowed.
+        reading: What of a DICOM or NIfTI file is read, and how it is windowed.
 
     Returns:
         [H, W] grey or [H, W, 3] RGB; uint8 where the file has at most 8 bits, else float32 in [0, 1].
@@ -86,7 +74,7 @@ def read_image(path: str | Path, *, at_least: int | None = None, reading: Readin
     with _reading(str(path)), open_file(path) as file:
         # A JPEG's decoder wants all of it at once; reading it in pieces first, for the header, would only cost calls.
         whole = path.suffix.lower() in (".jpg", ".jpeg")
-        return _read(io.BytesIO(file.read()) if whole else file, path.suffix, str(path), at_least, reading)
+        return _read(io.BytesIO(file.read()) if whole else file, path.name, str(path), at_least, reading)
 
 
 def read_image_bytes(
@@ -105,11 +93,13 @@ def read_image_bytes(
         DataError: As `read_image`.
     """
     with _reading(where):
-        return _read(io.BytesIO(data), Path(name).suffix, where, at_least, reading)
+        return _read(io.BytesIO(data), name, where, at_least, reading)
 
 
-def _read(file: BinaryIO, suffix: str, where: str, at_least: int | None, reading: Reading) -> Pixels:
-    if is_dicom(file, suffix):
+def _read(file: BinaryIO, name: str, where: str, at_least: int | None, reading: Reading) -> Pixels:
+    if is_nifti(name):
+        return flatten_grey(read_nifti(file, where=where, reading=reading))
+    if is_dicom(file, Path(name).suffix):
         return flatten_grey(read_dicom(file, where=where, reading=reading))
     return stretch(decode(file, where=where, at_least=at_least), where=where)
 
@@ -121,7 +111,7 @@ def decode(file: BinaryIO, *, where: str, at_least: int | None = None) -> Pixels
     # Pillow turns a TIFF upright by itself when it loads it.
     orientation = 1 if image.format == "TIFF" else _orientation(image)
     if image.format == "JPEG":
-        _refuse_scans(image, file)
+        refuse_scans(image, file)
     pixels: Pixels | None = read_jpeg(image, file, at_least=at_least)
     if pixels is None:
         pixels = read_deep_colour(lambda: _open(file), where=where) if deep else _values(image)
@@ -143,34 +133,6 @@ def from_pillow(image: Image.Image, *, where: str = "image") -> Pixels:
         return stretch(flatten_grey(_upright(_values(image), orientation)), where=where)
 
 
-def stretch(pixels: Pixels, *, where: str | Path | None = None) -> Pixels:
-    """Bring values deeper than 8 bits to float32 in [0, 1] by their own minimum and maximum.
-
-    Args:
-        pixels: [H, W] or [H, W, 3]; the channels of a colour image are stretched together. uint8 is left as it is.
-        where: The file, for the error.
-
-    Raises:
-        DataError: If a value is NaN or infinite.
-    """
-    if pixels.dtype == np.uint8:
-        return pixels
-    low, high = float(pixels.min()), float(pixels.max())  # NaN passes through both
-    if not np.isfinite((low, high)).all():
-        raise DataError(
-            "the image has NaN or infinite pixels", where=str(where) if where else None, remedy="export it again"
-        )
-    if high <= low:
-        return np.zeros(pixels.shape, np.float32)
-    # 32-bit and wider values need float64 for the subtraction, 16-bit ones don't.
-    exact = pixels.astype(np.float64 if pixels.itemsize > 2 else np.float32)
-    if not np.isfinite(high - low):  # further apart than the largest number
-        exact, low, high = exact / 2, low / 2, high / 2
-    np.subtract(exact, low, out=exact)
-    np.divide(exact, high - low, out=exact)
-    return exact.astype(np.float32, copy=False)
-
-
 def flatten_grey(pixels: Pixels) -> Pixels:
     """Give [H, W] for an RGB image whose three channels are equal, else the image itself."""
     if pixels.ndim == 2:
@@ -183,29 +145,35 @@ def flatten_grey(pixels: Pixels) -> Pixels:
     return np.ascontiguousarray(pixels[..., 0])
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
+def image_size(path: str | Path, *, reading: Reading = USUAL) -> tuple[int, int]:
     """Read the (width, height) of an image as `read_image` would return it, from the header alone.
+
+    Args:
+        path: As for `read_image`.
+        reading: The plane of a volume.
 
     Raises:
         DataError: If the file is missing or isn't an image.
     """
     path = Path(path)
     with _reading(str(path)), open_file(path) as file:
-        return _size(file, path.suffix, str(path))
+        return _size(file, path.name, str(path), reading)
 
 
-def image_size_bytes(data: bytes | memoryview, *, name: str, where: str) -> tuple[int, int]:
-    """Read (width, height) from the bytes of an image file; `name` and `where` as for `read_image_bytes`.
+def image_size_bytes(data: bytes | memoryview, *, name: str, where: str, reading: Reading = USUAL) -> tuple[int, int]:
+    """Read (width, height) from the bytes of an image file; arguments as for `read_image_bytes`.
 
     Raises:
         DataError: If it isn't an image.
     """
     with _reading(where):
-        return _size(io.BytesIO(data), Path(name).suffix, where)
+        return _size(io.BytesIO(data), name, where, reading)
 
 
-def _size(file: BinaryIO, suffix: str, where: str) -> tuple[int, int]:
-    if is_dicom(file, suffix):
+def _size(file: BinaryIO, name: str, where: str, reading: Reading) -> tuple[int, int]:
+    if is_nifti(name):
+        return nifti_size(file, where=where, reading=reading)
+    if is_dicom(file, Path(name).suffix):
         return dicom_size(file, where=where)
     image = _open(file)
     width, height = image.size
@@ -216,15 +184,24 @@ def _size(file: BinaryIO, suffix: str, where: str) -> tuple[int, int]:
     return (height, width) if may_turn and _orientation(image) in _SIDEWAYS else (width, height)
 
 
-def read_mask(path: str | Path) -> NDArray[np.bool_]:
+def read_mask(path: str | Path, *, reading: Reading = USUAL) -> NDArray[np.bool_]:
     """Read a mask: [H, W] bool, True wherever any channel is above zero.
+
+    Args:
+        path: An image, or a label map: a slice of a NIfTI volume, a frame of a DICOM segmentation.
+        reading: The slice or frame, which should be that of the image.
 
     Raises:
         DataError: As `read_image`.
     """
     path = Path(path)
     with _reading(str(path)), open_file(path) as file:
-        values = decode(file, where=str(path))
+        if is_nifti(path.name):
+            values = read_nifti_values(file, where=str(path), reading=reading)
+        elif is_dicom(file, path.suffix):
+            values = read_dicom_values(file, where=str(path), frame=reading.frame)
+        else:
+            values = decode(file, where=str(path))
         return np.asarray((values if values.ndim == 2 else values.max(-1)) > 0)
 
 
@@ -246,19 +223,6 @@ def read_gaze(path: str | Path) -> NDArray[np.float32]:
         return (values / (top or 1.0)).astype(np.float32)
 
 
-def open_file(path: Path) -> BinaryIO:
-    """Open a file for reading: a pipe would be waited for, and a device read without end.
-
-    Raises:
-        DataError: If it is something else than a file.
-        OSError: If it can't be opened.
-    """
-    kind = path.stat().st_mode
-    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
-        raise DataError("is a pipe or a device, not a file", where=str(path), remedy="name a file")
-    return path.open("rb")
-
-
 @contextmanager
 def _reading(where: str) -> Iterator[None]:
     """Tell every way in which a file can fail to be an image in one line that names it."""
@@ -273,12 +237,12 @@ def _reading(where: str) -> Iterator[None]:
     except PermissionError as error:
         raise DataError("the image may not be read", where=where, remedy="check its permissions") from error
     except UnidentifiedImageError as error:
-        allowed = "JPEG, PNG, TIFF, BMP, GIF, WebP, PPM, JPEG 2000 or DICOM"
+        allowed = "JPEG, PNG, TIFF, BMP, GIF, WebP, PPM, JPEG 2000, DICOM or NIfTI"
         empty = isinstance(error, _EmptyFileError)
         what = "the file is empty" if empty else f"not a readable image; allowed: {allowed}"
         raise DataError(what, where=where, remedy="convert it, or take the row out") from error
     except Image.DecompressionBombError as error:
-        what = str(error) if isinstance(error, _BombError) else f"the image claims more than {MAX_PIXELS:,} pixels"
+        what = str(error) if isinstance(error, BombError) else f"the image claims more than {MAX_PIXELS:,} pixels"
         raise DataError(what, where=where, remedy="cut it into tiles or shrink it first") from error
     except MemoryError as error:
         what = "the image takes more memory to read than there is"
@@ -299,35 +263,8 @@ def _open(file: BinaryIO) -> Image.Image:
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
         raise _EmptyFileError if file.seek(0, io.SEEK_END) == 0 else error from None
-    _refuse_bomb(image)
+    refuse_bomb(image)
     return image
-
-
-def _refuse_bomb(image: Image.Image) -> None:
-    """Refuse an image that would take too much memory, or a JPEG too much time, before it is decoded.
-
-    Raises:
-        DecompressionBombError: If it would.
-    """
-    count, mode = image.width * image.height, image.mode
-    if count > MAX_PIXELS:
-        raise Image.DecompressionBombError
-    cost = _BYTES_A_PIXEL.get(mode, _BYTES_A_DEEP_PIXEL if mode.startswith("I;16") else _BYTES_OTHERWISE)
-    cost += _BYTES_MORE.get(image.format or "", _BYTES_MORE_IF_DEEP if is_deep_colour(image) else 0)
-    if count * cost > _MEMORY:
-        raise _BombError(f"the image has {image.width:,} x {image.height:,} pixels, too many to be read in 1 GiB")
-
-
-def _refuse_scans(image: Image.Image, file: BinaryIO) -> None:
-    """Refuse a JPEG that has so many scans that decoding it takes minutes: each is a pass over all its pixels.
-
-    Raises:
-        DecompressionBombError: If it has.
-    """
-    file.seek(0)
-    scans = file.read().count(b"\xff\xda")
-    if scans > _USUAL_SCANS and scans * image.width * image.height > _SCANNED:
-        raise _BombError(f"the JPEG has {scans:,} scans of {image.width:,} x {image.height:,} pixels, too many")
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:

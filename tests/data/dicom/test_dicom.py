@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLosslessSV1, RLELossless
 
-from medmoe.data.dicom import _plain
+from medmoe.data.dicom.stored import plain
 from medmoe.data.images import image_size, read_image
 from medmoe.errors import DataError
 
@@ -130,7 +130,9 @@ def test_enhanced_files_keep_their_window_in_the_functional_groups(tmp_path):
 
 def test_colour_stays_colour_and_grey_in_colour_becomes_grey(tmp_path):
     rgb = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    np.testing.assert_allclose(read_image(write(tmp_path / "a.dcm", rgb)), rgb / 255, atol=1e-6)
+    read = read_image(write(tmp_path / "a.dcm", rgb))
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, rgb)
     assert read_image(write(tmp_path / "b.dcm", np.dstack([rgb[..., 0]] * 3))).shape == (2, 4)
 
 
@@ -140,7 +142,9 @@ def test_a_palette_is_looked_up(tmp_path):
         tables[f"{name}PaletteColorLookupTableDescriptor"] = [2, 0, 16]
         tables[f"{name}PaletteColorLookupTableData"] = np.array([0, 65535 if at == 0 else 0], "<u2").tobytes()
     path = write(tmp_path / "a.dcm", np.array([[0, 1]], np.uint8), PhotometricInterpretation="PALETTE COLOR", **tables)
-    np.testing.assert_allclose(read_image(path), [[[0, 0, 0], [1, 0, 0]]])
+    read = read_image(path)
+    assert read.dtype == np.uint8  # 16-bit entries that hold 8-bit colours
+    np.testing.assert_array_equal(read, [[[0, 0, 0], [255, 0, 0]]])
 
 
 def test_dicom_is_known_by_its_content_too(tmp_path):
@@ -238,7 +242,7 @@ def test_plain_grey_is_taken_from_the_file_as_pydicom_would(tmp_path, syntax, st
     values = np.random.default_rng(stored).integers(0, 256, (5, 7 * size), np.uint8).view(f"<{'ui'[signed]}{size}")
     high = {"BitsStored": stored, "HighBit": stored - 1}  # bits above it hold rubbish
     path = write(tmp_path / "a.dcm", values, syntax=syntax, PixelRepresentation=signed, **high)
-    taken = _plain(pydicom.dcmread(path))
+    taken = plain(pydicom.dcmread(path))
     expected = pydicom.dcmread(path).pixel_array
     assert taken is not None
     assert taken.dtype == expected.dtype
@@ -252,8 +256,8 @@ def test_what_is_not_plain_grey_goes_the_general_way(tmp_path):
     no_sign = write(tmp_path / "d.dcm")
     header = pydicom.dcmread(no_sign)
     del header.PixelRepresentation
-    assert _plain(header) is None
-    assert [_plain(pydicom.dcmread(path)) for path in (colour, frames, short)] == [None] * 3
+    assert plain(header) is None
+    assert [plain(pydicom.dcmread(path)) for path in (colour, frames, short)] == [None] * 3
 
 
 def test_a_file_is_parsed_once(tmp_path, monkeypatch):

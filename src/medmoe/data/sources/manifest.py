@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from medmoe.data.images import image_size, open_file, read_gaze, read_image, read_mask
+from medmoe.data.images import image_size, read_gaze, read_image, read_mask
+from medmoe.data.limits import open_file
 from medmoe.data.masks import region
 from medmoe.data.sources.cells import parse_number, place_boxes, sample_of
 from medmoe.data.sources.manifest_table import find_manifest, read_table
