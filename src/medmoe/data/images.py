@@ -196,13 +196,23 @@ def read_mask(path: str | Path, *, reading: Reading = USUAL) -> NDArray[np.bool_
     """
     path = Path(path)
     with _reading(str(path)), open_file(path) as file:
-        if is_nifti(path.name):
-            values = read_nifti_values(file, where=str(path), reading=reading)
-        elif is_dicom(file, path.suffix):
-            values = read_dicom_values(file, where=str(path), frame=reading.frame)
-        else:
-            values = decode(file, where=str(path))
-        return np.asarray((values if values.ndim == 2 else values.max(-1)) > 0)
+        return _mask(file, path.name, str(path), reading)
+
+
+def read_mask_bytes(data: bytes, *, where: str) -> NDArray[np.bool_]:
+    """Read a mask from the bytes of its picture file, as `read_mask` would have read that file."""
+    with _reading(where):
+        return _mask(io.BytesIO(data), "mask.png", where, USUAL)
+
+
+def _mask(file: BinaryIO, name: str, where: str, reading: Reading) -> NDArray[np.bool_]:
+    if is_nifti(name):
+        values = read_nifti_values(file, where=where, reading=reading)
+    elif is_dicom(file, Path(name).suffix):
+        values = read_dicom_values(file, where=where, frame=reading.frame)
+    else:
+        values = decode(file, where=where)
+    return np.asarray((values if values.ndim == 2 else values.max(-1)) > 0)
 
 
 def read_gaze(path: str | Path) -> NDArray[np.float32]:
@@ -215,12 +225,22 @@ def read_gaze(path: str | Path) -> NDArray[np.float32]:
     """
     path = Path(path)
     with _reading(str(path)), open_file(path) as file:
-        values = decode(file, where=str(path))
-        values = values if values.ndim == 2 else values.max(-1)
-        top = 255.0 if values.dtype == np.uint8 else float(values.max())
-        if not np.isfinite(top) or values.min() < 0:
-            raise DataError("a gaze map must be finite and not negative", where=str(path), remedy="export it again")
-        return (values / (top or 1.0)).astype(np.float32)
+        return _gaze(file, str(path))
+
+
+def read_gaze_bytes(data: bytes, *, where: str) -> NDArray[np.float32]:
+    """Read a gaze map from the bytes of its file, as `read_gaze` would have read that file."""
+    with _reading(where):
+        return _gaze(io.BytesIO(data), where)
+
+
+def _gaze(file: BinaryIO, where: str) -> NDArray[np.float32]:
+    values = decode(file, where=where)
+    values = values if values.ndim == 2 else values.max(-1)
+    top = 255.0 if values.dtype == np.uint8 else float(values.max())
+    if not np.isfinite(top) or values.min() < 0:
+        raise DataError("a gaze map must be finite and not negative", where=where, remedy="export it again")
+    return (values / (top or 1.0)).astype(np.float32)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,17 @@ class ManifestSource:
 
     def where(self, index: int) -> str:
         """Name a sample's place for an error: `file:row`."""
-        return f"{self.path}:{self._rows[_within(index, len(self))] + 1}"
+        return f"{self.path}:{self.row(index)}"
+
+    def row(self, index: int) -> int:
+        """Give the number of a sample's row in the file, from 1."""
+        return int(self._rows[_within(index, len(self))]) + 1
+
+    def cells(self, index: int, names: Iterable[str] | None = None) -> dict[str, str | None]:
+        """Give what is written in a sample's row, by our names of the columns: all that there are, or those named."""
+        index = _within(index, len(self))
+        wanted = self._columns if names is None else [name for name in names if name in self._columns]
+        return {name: self._columns[name][index].as_py() for name in wanted}
 
     def check(self) -> None:
         """Look for every image, mask and gaze file.
@@ -173,9 +183,7 @@ class ManifestSource:
 
     def _facts(self, index: int, size: tuple[int, int] | None) -> Sample:
         """Gather a row's values; boxes become fractions of size (width, height)."""
-        index = _within(index, len(self))
-        cell = {name: column[index].as_py() for name, column in self._columns.items()}
-        row = int(self._rows[index]) + 1
+        cell, row = self.cells(index), self.row(index)
         return sample_of(
             cell,
             key=f"{self.name}:{row}",

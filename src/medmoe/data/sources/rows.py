@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medmoe.data.sources.base import Source, content_of, reduced
+import numpy as np
+from numpy.typing import NDArray
+
+from medmoe.data.sources.base import Source, by_shard, content_of, reduced, shards_of
 from medmoe.errors import DataError
 from medmoe.types import Sample
 
@@ -44,3 +47,12 @@ class Rows:
     def reduced(self, at_least: int) -> Rows:
         """Give the same samples, read at a reduced scale where their source can."""
         return Rows(reduced(self.source, at_least), self.rows)
+
+    def shards(self) -> NDArray[np.int64] | None:
+        """Give the number of each sample's tar; None without any."""
+        numbers = shards_of(self.source)
+        return None if numbers is None else numbers[self.rows]
+
+    def by_shard(self) -> Rows:
+        """Give the same samples, tars read as a whole."""
+        return Rows(by_shard(self.source), self.rows)
