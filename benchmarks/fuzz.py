@@ -103,7 +103,9 @@ def main() -> None:
     )
     table, faults = summary(outcomes), [outcome for outcome in outcomes if outcome.fault]
     print(as_markdown(table))
-    for what, count in Counter(f"{outcome.kind}: {outcome.result} {outcome.detail}" for outcome in faults).most_common():
+    for what, count in Counter(
+        f"{outcome.kind}: {outcome.result} {outcome.detail}" for outcome in faults
+    ).most_common():
         print(f"{count:5d} × {what}")
     if arguments.keep is not None:
         keep(faults, arguments.keep, arguments.seed)

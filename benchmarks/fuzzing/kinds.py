@@ -11,7 +11,6 @@ import numpy as np
 
 from fuzzing.damage import Case
 
-
 Reading = Callable[[], object]
 
 

@@ -52,7 +52,12 @@ def _images(folder: Path) -> None:
     """Write images, and what may stand where an image should: a pipe, devices, loops, text."""
     images = folder / "img"
     images.mkdir()
-    for name, data in (("a.png", seeds("png")[0]), ("b.jpg", seeds("jpg")[0]), ("c.tif", seeds("tif")[0]), ("m.png", seeds("png")[5])):
+    for name, data in (
+        ("a.png", seeds("png")[0]),
+        ("b.jpg", seeds("jpg")[0]),
+        ("c.tif", seeds("tif")[0]),
+        ("m.png", seeds("png")[5]),
+    ):
         (images / name).write_bytes(data)
     (images / "empty.png").touch()
     (images / "text.jpg").write_text("not a picture", encoding="utf-8")
@@ -158,7 +163,7 @@ def _parquet(folder: Path, rng: np.random.Generator) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    day, nothing = datetime.datetime(2020, 1, 1), [None, None]  # noqa: DTZ001
+    day, nothing = datetime.datetime(2020, 1, 1), [None, None]
     bad = pa.StringArray.from_buffers(2, pa.py_buffer(np.array([0, 2, 4], np.int32)), pa.py_buffer(b"\xff\xfeab"))
     odd = pick(rng, (
         pa.array([[day], [day]]), pa.array([[b"\xff"], [b"a"]]), pa.array([{"a": 1}, {"a": 2}]), pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int64())),
@@ -167,7 +172,11 @@ def _parquet(folder: Path, rng: np.random.Generator) -> Path:
         pa.array([day.date(), None]), pa.array([day.time(), None]), pa.array([b"abcd", b"efgh"], pa.binary(4)), pa.array([np.float16(1), None], pa.float16()),
         pa.array([{"a": [day]}, None]), pa.array([["\0"], ["a"]]), pa.array([2**63, 1], pa.uint64()),
     ))  # fmt: skip
-    columns = {"image": pa.array(["img/a.png", "img/b.jpg"]), "text": pa.array(["a", "b"]), "extra": pa.array(["a", "b"])}
+    columns = {
+        "image": pa.array(["img/a.png", "img/b.jpg"]),
+        "text": pa.array(["a", "b"]),
+        "extra": pa.array(["a", "b"]),
+    }
     columns[pick(rng, ("image", "text", "label", "boxes", "extra", "offset_days", "modality", "split"))] = odd
     path = folder / "case.parquet"
     packed = pick(rng, ("snappy", "gzip", "zstd", "none"))
@@ -188,7 +197,11 @@ def _footer(folder: Path, rng: np.random.Generator) -> Path:
         data = data[:-8] + stated.to_bytes(4, "little") + data[-4:]
     else:
         at = int(rng.integers(start, start + size)) if change == "footer" else int(rng.integers(4, start))
-        value = bytes(rng.integers(0, 256, int(rng.integers(1, 5)), np.uint8)) if rng.random() < 0.5 else b"\xff\xff\xff\xff\x0f"
+        value = (
+            bytes(rng.integers(0, 256, int(rng.integers(1, 5)), np.uint8))
+            if rng.random() < 0.5
+            else b"\xff\xff\xff\xff\x0f"
+        )
         data = data[:at] + value + data[at + len(value) :]
     path = folder / "case.parquet"
     path.write_bytes(data)

@@ -47,7 +47,9 @@ def make_other(rng: np.random.Generator, folder: Path) -> Case:
     if sides is not None and rng.random() < 0.4:
         data, how = sides(data, rng), sides.__name__.strip("_")
     else:
-        data, how = damage(data, rng, pick(rng, seeds(pick(rng, ("tif", "gif", "webp", "bmp", "ppm", "jp2")))), head=200)
+        data, how = damage(
+            data, rng, pick(rng, seeds(pick(rng, ("tif", "gif", "webp", "bmp", "ppm", "jp2")))), head=200
+        )
     return _write(folder, f"case.{kind}", data, how)
 
 
@@ -172,9 +174,16 @@ def _png_order(data: bytes, rng: np.random.Generator) -> bytes:
     """Shuffle, leave out or double chunks."""
     parts = chunks_of(data)
     if rng.random() < 0.3:
-        parts += [(pick(rng, (b"acTL", b"fcTL", b"fdAT", b"tRNS", b"PLTE", b"gAMA", b"pHYs", b"sRGB")), b"\0" * int(rng.integers(30)))]
+        parts += [
+            (
+                pick(rng, (b"acTL", b"fcTL", b"fdAT", b"tRNS", b"PLTE", b"gAMA", b"pHYs", b"sRGB")),
+                b"\0" * int(rng.integers(30)),
+            )
+        ]
     order = rng.integers(0, len(parts), len(parts)) if rng.random() < 0.5 else rng.permutation(len(parts))
-    return _joined([parts[0], *(parts[int(at)] for at in order)] if rng.random() < 0.7 else [parts[int(at)] for at in order])
+    return _joined(
+        [parts[0], *(parts[int(at)] for at in order)] if rng.random() < 0.7 else [parts[int(at)] for at in order]
+    )
 
 
 def _png_whole(data: bytes, rng: np.random.Generator) -> bytes:
@@ -226,10 +235,25 @@ def _jpeg_scans(data: bytes, rng: np.random.Generator) -> bytes:
 
 def _jpeg_exif(data: bytes, rng: np.random.Generator) -> bytes:
     """Put in metadata that lie: an EXIF block of loops, of huge counts, or cut short."""
-    entry = struct.pack(">HHII", 274, int(rng.integers(14)), int(pick(rng, (1, 2**31, 2**32 - 1))), int(rng.integers(2**32)))
-    body = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", int(pick(rng, (1, 2, 65_535)))) + entry * int(rng.integers(1, 400))
+    entry = struct.pack(
+        ">HHII", 274, int(rng.integers(14)), int(pick(rng, (1, 2**31, 2**32 - 1))), int(rng.integers(2**32))
+    )
+    body = (
+        b"Exif\0\0MM\0*\0\0\0\x08"
+        + struct.pack(">H", int(pick(rng, (1, 2, 65_535))))
+        + entry * int(rng.integers(1, 400))
+    )
     body += struct.pack(">I", int(pick(rng, (0, 8, 2**32 - 1))))
-    name, body = pick(rng, ((0xE1, body), (0xE1, body[:9]), (0xE2, b"ICC_PROFILE\0\x01\xff" + body), (0xEE, b"Adobe" + body), (0xE2, b"MPF\0" + body[6:])))
+    name, body = pick(
+        rng,
+        (
+            (0xE1, body),
+            (0xE1, body[:9]),
+            (0xE2, b"ICC_PROFILE\0\x01\xff" + body),
+            (0xEE, b"Adobe" + body),
+            (0xE2, b"MPF\0" + body[6:]),
+        ),
+    )
     return data[:2] + bytes([0xFF, name]) + struct.pack(">H", len(body) + 2) + body + data[2:]
 
 
@@ -284,5 +308,9 @@ def _jp2_sides(data: bytes, rng: np.random.Generator) -> bytes:
     if b"ihdr" in whole and rng.random() < 0.6:  # the box round it says the same
         box = whole.index(b"ihdr") + 4
         sizes = struct.unpack(">IIII", whole[at : at + 16])
-        whole = whole[:box] + struct.pack(">II", (sizes[1] - sizes[3]) % 2**32, (sizes[0] - sizes[2]) % 2**32) + whole[box + 8 :]
+        whole = (
+            whole[:box]
+            + struct.pack(">II", (sizes[1] - sizes[3]) % 2**32, (sizes[0] - sizes[2]) % 2**32)
+            + whole[box + 8 :]
+        )
     return whole

@@ -45,7 +45,13 @@ def make_tar(rng: np.random.Generator, folder: Path) -> Case:
 
 
 def header(
-    name: bytes, size: int | bytes, kind: bytes = b"0", *, link: bytes = b"", magic: bytes = b"ustar\x0000", prefix: bytes = b""
+    name: bytes,
+    size: int | bytes,
+    kind: bytes = b"0",
+    *,
+    link: bytes = b"",
+    magic: bytes = b"ustar\x0000",
+    prefix: bytes = b"",
 ) -> bytes:
     """Give a tar's header with a right checksum."""
     stated = size if isinstance(size, bytes) else b"%011o\0" % size
@@ -73,7 +79,12 @@ def tar_of(files: Members) -> bytes:
 
 def members() -> Members:
     """List the files of a few good samples."""
-    facts = {"modality": "ct", "label": "nodule", "boxes": [{"label": "nodule", "xyxy": [1, 1, 9, 9]}], "patient_id": "p1"}
+    facts = {
+        "modality": "ct",
+        "label": "nodule",
+        "boxes": [{"label": "nodule", "xyxy": [1, 1, 9, 9]}],
+        "patient_id": "p1",
+    }
     return [
         ("a.jpg", seeds("jpg")[0]), ("a.txt", b"A small nodule."), ("a.json", json.dumps(facts).encode()),
         ("b.png", seeds("png")[1]), ("b.cls", b"1"), ("b.txt", "Räume frei.".encode()),
@@ -88,7 +99,9 @@ def _whole() -> bytes:
 
 def array(values: np.ndarray) -> bytes:
     """Give the bytes that numpy.save would write."""
-    return npy(repr({"descr": values.dtype.str, "fortran_order": False, "shape": values.shape}).encode(), values.tobytes())
+    return npy(
+        repr({"descr": values.dtype.str, "fortran_order": False, "shape": values.shape}).encode(), values.tobytes()
+    )
 
 
 def npy(about: bytes, data: bytes, version: tuple[int, int] = (1, 0), stated: int | None = None) -> bytes:
@@ -114,10 +127,16 @@ def _field(path: Path, rng: np.random.Generator) -> None:
         at += 512 + len(padded(content))
     at = pick(rng, places)[0]
     block = bytearray(data[at : at + 512])
-    start, size = pick(rng, ((124, 12), (124, 12), (156, 1), (156, 1), (257, 8), (100, 8), (136, 12), (108, 8), (329, 16), (345, 155)))
+    start, size = pick(
+        rng, ((124, 12), (124, 12), (156, 1), (156, 1), (257, 8), (100, 8), (136, 12), (108, 8), (329, 16), (345, 155))
+    )
     numbers = (b"\x80" + b"\0" * 10 + b"\1", b"\xff" * 12, b"\x80" + b"\x7f" + b"\xff" * 10, b"\x80\0\0\0" + b"\x7f" * 8, b"77777777777\0",
                b"99999999999\0", b"-0000000001\0", b"", b"            ", b"0" * 12, b"00000000001\0", b"\x80" + bytes(6) + b"\1" + bytes(4))  # fmt: skip
-    value = pick(rng, [bytes([each]) for each in b"01234567xgLKSDMNVXA\0\xff"]) if size == 1 else pick(rng, (*numbers, *INTERESTING))
+    value = (
+        pick(rng, [bytes([each]) for each in b"01234567xgLKSDMNVXA\0\xff"])
+        if size == 1
+        else pick(rng, (*numbers, *INTERESTING))
+    )
     block[start : start + size] = value[:size].ljust(size, b"\0")
     path.write_bytes(data[:at] + sealed(bytes(block)) + data[at + 512 :])
 
@@ -158,7 +177,9 @@ def _sparse(path: Path, rng: np.random.Generator) -> None:
     """Put in a sparse file of the old kind, whose map lies."""
     block = bytearray(header(b"s.png", 512, b"S", magic=b"ustar  \0"))
     for at in range(386, 482, 12):
-        block[at : at + 12] = pick(rng, (b"77777777777\0", b"\x80" + b"\xff" * 11, bytes(12), b"00000000001\0", b"x" * 12))
+        block[at : at + 12] = pick(
+            rng, (b"77777777777\0", b"\x80" + b"\xff" * 11, bytes(12), b"00000000001\0", b"x" * 12)
+        )
     block[482], block[483:495] = int(rng.integers(2)), pick(rng, (b"77777777777\0", b"\x80" + b"\x7f" * 11, bytes(12)))
     path.write_bytes(sealed(bytes(block)) + bytes(512) * int(rng.integers(3)) + _whole())
 
@@ -170,20 +191,76 @@ def _member(path: Path, rng: np.random.Generator) -> None:
 
 def _array(path: Path, rng: np.random.Generator) -> None:
     """Give an array a header that lies, or values that can't be shown."""
-    kinds = ("'<f8'", "'|u1'", "'>u2'", "'|O'", "'<U9'", "'|V0'", "'<f2'", "'<f16'", "'<c8'", "'<M8[s]'", "'|b1'", "[('a', '<u1')]", "'|u0'", "7", "'" + "x" * 99 + "'")
+    kinds = (
+        "'<f8'",
+        "'|u1'",
+        "'>u2'",
+        "'|O'",
+        "'<U9'",
+        "'|V0'",
+        "'<f2'",
+        "'<f16'",
+        "'<c8'",
+        "'<M8[s]'",
+        "'|b1'",
+        "[('a', '<u1')]",
+        "'|u0'",
+        "7",
+        "'" + "x" * 99 + "'",
+    )
     shapes = ("(3, 4)", "(99999999999,)", "(1000000, 1000000)", "(50000, 50000, 3)", "(-3, 4)", "()", "(0, 5)", "(3, 4, 4)", "(2**63,)", "(True, 12)",
               "(3.0, 4)", "12", "None", "(" * 500 + "3" + ")" * 500, "(9223372036854775807, 2)", "(4294967296, 4294967296)", "(1, 12)", "(1,2,3,4)")  # fmt: skip
     about = f"{{'descr': {pick(rng, kinds[:3]) if rng.random() < 0.6 else pick(rng, kinds)}, 'fortran_order': {pick(rng, ('False', 'True', '3'))}, 'shape': {pick(rng, shapes)}}}"
-    whole = pick(rng, (about, about, about, about, "{" * 3000, "(" * 9000, "", "{}", about + " " * 20_000, "__import__('os')", about[:-1], "[" * 90 + "]" * 90, "-" * 9000 + "1"))
-    values = pick(rng, (np.array([1e308, -1e308] * 6), np.array([np.nan] * 12), np.array([np.inf] * 12), np.full(12, 5e-324), np.arange(12.0)))
+    whole = pick(
+        rng,
+        (
+            about,
+            about,
+            about,
+            about,
+            "{" * 3000,
+            "(" * 9000,
+            "",
+            "{}",
+            about + " " * 20_000,
+            "__import__('os')",
+            about[:-1],
+            "[" * 90 + "]" * 90,
+            "-" * 9000 + "1",
+        ),
+    )
+    values = pick(
+        rng,
+        (
+            np.array([1e308, -1e308] * 6),
+            np.array([np.nan] * 12),
+            np.array([np.inf] * 12),
+            np.full(12, 5e-324),
+            np.arange(12.0),
+        ),
+    )
     version = pick(rng, ((1, 0), (1, 0), (1, 0), (2, 0), (3, 0), (9, 9)))
-    _replace(path, rng, "c.npy", npy(whole.encode(), values.tobytes(), version, pick(rng, (None, None, None, 0, 65_535))))
+    _replace(
+        path, rng, "c.npy", npy(whole.encode(), values.tobytes(), version, pick(rng, (None, None, None, 0, 65_535)))
+    )
 
 
 def _object(path: Path, rng: np.random.Generator) -> None:
     """Say odd things in a sample's JSON, its class or its text."""
     name = pick(rng, ("a.json", "a.json", "b.cls", "b.txt"))
-    _replace(path, rng, name, pick(rng, CLASSES if name == "b.cls" else OBJECTS if name == "a.json" else (b"\xff\xfe", b"\0" * 9, b"x" * 10**6, b"")))
+    _replace(
+        path,
+        rng,
+        name,
+        pick(
+            rng,
+            CLASSES
+            if name == "b.cls"
+            else OBJECTS
+            if name == "a.json"
+            else (b"\xff\xfe", b"\0" * 9, b"x" * 10**6, b""),
+        ),
+    )
     if name == "b.cls" and rng.random() < 0.5:
         (path.parent / "shards.json").write_text('{"classes": ["normal", "nodule"]}', encoding="utf-8")
 
@@ -214,7 +291,12 @@ def _index(path: Path, rng: np.random.Generator) -> None:
         {"code": [None, [1]]}, {"key": [1, 2]}, {"offset": [1, 2]}, {"code": ["x", "y"]}, {"length": [[], []]}, {"offset": [[-5, 1], [1]]},
         {"key": [], "code": [], "offset": [], "length": []}, {"offset": [[1, 1], [None]]}, {"length": [[None, 1], [1]]}, {"key": ["a.\n", "\x1b[31m"]},
     ))  # fmt: skip
-    about = {"version": 1, "size": path.stat().st_size, "mtime_ns": 10**18, "extensions": pick(rng, (["jpg", "txt", "png"], "abc", 5, None, [1, 2, 3], []))}
+    about = {
+        "version": 1,
+        "size": path.stat().st_size,
+        "mtime_ns": 10**18,
+        "extensions": pick(rng, (["jpg", "txt", "png"], "abc", 5, None, [1, 2, 3], [])),
+    }
     stated = json.dumps(about) if rng.random() < 0.8 else pick(rng, ("[]", "{", "[" * 100_000, "5"))
     table = pa.table(rows | odd).replace_schema_metadata({"medmoe": stated})
     with pa.OSFile(str(place), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
@@ -225,5 +307,14 @@ def _index(path: Path, rng: np.random.Generator) -> None:
 
 def _common(path: Path, rng: np.random.Generator) -> None:
     """Say odd things in `shards.json`."""
-    said = (b'{"classes": 5}', b'{"classes": [""]}', b'{"modality": "xx"}', b"\xff", b'{"nonsense": 1}', b'{"offset_days": "x"}', b'{"boxes": 5}', b'{"classes": ["\\ud800"]}')
+    said = (
+        b'{"classes": 5}',
+        b'{"classes": [""]}',
+        b'{"modality": "xx"}',
+        b"\xff",
+        b'{"nonsense": 1}',
+        b'{"offset_days": "x"}',
+        b'{"boxes": 5}',
+        b'{"classes": ["\\ud800"]}',
+    )
     (path.parent / "shards.json").write_bytes(pick(rng, (*said, *OBJECTS)))

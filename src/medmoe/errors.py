@@ -9,16 +9,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-
 _LONGEST = 2000  # characters of an error; a cell of a table, or what is in a file, may be of any length
 _LISTED, _NAME = 100, 60  # names that are listed in full, and characters of each
 
 
 class UserError(Exception):
-    """A mistake in the input, told in one line: `where: what; remedy`.
+    r"""A mistake in the input, told in one line: `where: what; remedy`.
 
     What comes from a file is shown as what it is: line ends, control characters and halves of characters are written
-    out (`\\n`, `\\x1b`), and the middle of what is very long is left out.
+    out (`\n`, `\x1b`), and the middle of what is very long is left out.
 
     Args:
         what: What was got and what is allowed.

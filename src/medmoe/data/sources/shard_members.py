@@ -41,6 +41,8 @@ def object_of(text: str, where: str) -> dict[str, Any]:
     remedy = "write one JSON object"
     try:
         found = json.loads(text)
+        if "\\u" in text:
+            json.dumps(found, ensure_ascii=False).encode()  # it may name half of a character
     except RecursionError as error:
         raise DataError("JSON that is nested too deeply", where=where, remedy=remedy) from error
     except ValueError as error:
