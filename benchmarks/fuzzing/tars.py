@@ -36,7 +36,7 @@ CLASSES = ("²".encode(), b"9" * 5000, b"-1", b"1.5", b"", b"7", b"\xff", "٣".e
 def make_tar(rng: np.random.Generator, folder: Path) -> Case:
     """Write a damaged or hostile tar."""
     path = folder / "case.tar"
-    ways = (_bytes, _field, _field, _name, _link, _records, _records, _sparse, _member, _member, _array, _array, _object,
+    ways = (_bytes, _field, _field, _name, _link, _records, _records, _chain, _sparse, _member, _member, _array, _array, _object,
             _object, _picture, _extensions, _index, _index, _common)  # fmt: skip
     way = pick(rng, ways)
     path.write_bytes(tar_of(members()))
@@ -171,6 +171,13 @@ def _records(path: Path, rng: np.random.Generator) -> None:
     kind = pick(rng, (b"x", b"x", b"g", b"L", b"K", b"X"))
     data = seeds("png")[0]
     path.write_bytes(header(b"pax", size, kind) + padded(said) + header(b"x.png", len(data)) + padded(data) + _whole())
+
+
+def _chain(path: Path, rng: np.random.Generator) -> None:
+    """Say names of names of names: each record is read within the one before it."""
+    kind = pick(rng, (b"L", b"K", b"x", b"g"))
+    said = b"9 path=a\n" if kind in (b"x", b"g") else b"a.png\0"
+    path.write_bytes((header(b"long", len(said), kind) + padded(said)) * int(pick(rng, (50, 5000))) + _whole())
 
 
 def _sparse(path: Path, rng: np.random.Generator) -> None:

@@ -38,8 +38,8 @@ class Outcome:
         how: What had been done to the file.
         result: `read`, `refused`, or the fault.
         detail: The error's text.
-        seconds: Time that it took.
-        megabytes: Memory over what the process held before.
+        seconds: Processor time of the slowest reading.
+        megabytes: Most memory of a reading, over what the process held before.
     """
 
     kind: str
@@ -121,25 +121,20 @@ def _place(error: Exception) -> str:
 def run(cases: Iterable[tuple[str, int]], *, seed: int, seconds: float, megabytes: float) -> Iterator[Outcome]:
     """Read cases one after the other in a process of their own, which is ended and begun anew where one is a fault.
 
-    A case that takes too long is tried once more in a fresh process, since the machine may have been busy.
-
     Args:
         cases: Kind and number of each.
         seed: What all choices come from.
-        seconds: Limit of each reading of a file.
+        seconds: Limit of each reading of a file: of the processor's time, or of waiting without any.
         megabytes: Limit of each reading, over what the process held before.
     """
     worker: _Worker | None = None
     try:
         for kind, number in cases:
-            for _ in range(2):
-                worker = worker or _Worker(seed)
-                outcome = worker.ask(kind, number, seconds, megabytes)
-                if outcome.fault:
-                    worker.end()
-                    worker = None
-                if outcome.result != "hang":
-                    break
+            worker = worker or _Worker(seed)
+            outcome = worker.ask(kind, number, seconds, megabytes)
+            if outcome.fault:
+                worker.end()
+                worker = None
             yield outcome
     finally:
         if worker is not None:
@@ -160,12 +155,10 @@ class _Worker:
     def ask(self, kind: str, number: int, seconds: float, megabytes: float) -> Outcome:
         """Read one case in every way: the worst of what came of them, with the longest time and the most memory."""
         how, worst, slowest, most = "", ("read", ""), 0.0, 0.0
-        begun = time.monotonic()
         try:
             self.ours.send((kind, number))
             how, readings = self._hear(120.0)
             for _ in range(readings):
-                begun = time.monotonic()
                 result, detail, took, memory = self._hear(seconds)
                 slowest, most = max(slowest, took), max(most, memory)
                 if memory > megabytes:
@@ -173,15 +166,23 @@ class _Worker:
                 worst = max(worst, (result, detail), key=lambda each: (each[0] != "read") + (each[0] not in _FINE))
         except TimeoutError:
             worst = ("hang" if how else "case not made", "")
-            slowest = time.monotonic() - begun
+            slowest = seconds
         except (EOFError, ConnectionError):
             self.process.join(5)
             worst = ("crash", f"exit code {self.process.exitcode}")
         return Outcome(kind, number, how, *worst, slowest, most)
 
     def _hear(self, seconds: float) -> Any:
-        if not self.ours.poll(seconds):
-            raise TimeoutError
+        """Wait for what the process says, as long as it works for it and hasn't worked for too long.
+
+        On a busy machine a process gets little of the processor: it is its own time that counts. One that doesn't work
+        waits for something that may never come.
+        """
+        begun, worked = time.monotonic(), _worked(self.process.pid)
+        while not self.ours.poll(0.2):
+            took, used = time.monotonic() - begun, _worked(self.process.pid) - worked
+            if used > seconds or (took > seconds and used < 0.02 * took):
+                raise TimeoutError
         return self.ours.recv()
 
     def end(self) -> None:
@@ -200,9 +201,10 @@ def _serve(pipe: Connection, seed: int, folder: Path) -> None:
     while True:
         kind, number = pipe.recv()
         if kind not in warmed:
+            _limit(None)
             KINDS[kind].warm()
             warmed.add(kind)
-            _limit()
+            _limit(_ROOM)
         place = folder / f"{kind}-{number}"
         place.mkdir()
         case = make(kind, number, seed, place)
@@ -211,23 +213,32 @@ def _serve(pipe: Connection, seed: int, folder: Path) -> None:
         for reading in readings:
             before = _held("VmRSS")
             _forget_peak()
-            begun = time.perf_counter()
+            begun = time.process_time()
             result, detail = judge(case.names or (case.path.name,), reading)
-            took = time.perf_counter() - begun
+            took = time.process_time() - begun
             pipe.send((result, detail, took, max(_held("VmHWM") - before, 0) / 2**20))
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _limit() -> None:
-    """Keep a case from taking all of the machine's memory."""
+def _limit(room: int | None) -> None:
+    """Keep a case from taking all of the machine's memory; None lets it."""
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (_held("VmSize") + _ROOM, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (hard if room is None else _held("VmSize") + room, hard))
 
 
 def _held(name: str) -> int:
     """Read a size of this process, in bytes, from what Linux says of it."""
     lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def _worked(process: int | None) -> float:
+    """Read the seconds of processor time that a process has had; 0 once it has ended."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _forget_peak() -> None:

@@ -240,7 +240,8 @@ def _gaze(file: BinaryIO, where: str) -> NDArray[np.float32]:
     top = 255.0 if values.dtype == np.uint8 else float(values.max())
     if not np.isfinite(top) or values.min() < 0:
         raise DataError("a gaze map must be finite and not negative", where=where, remedy="export it again")
-    return (values / (top or 1.0)).astype(np.float32)
+    shown = np.empty(values.shape, np.float32)  # divided as float64, but never held as such
+    return np.divide(values, top or 1.0, out=shown, dtype=np.float64, casting="unsafe")
 
 
 @contextmanager

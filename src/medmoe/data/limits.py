@@ -18,7 +18,7 @@ from medmoe.errors import DataError
 # Bytes that reading an image may take at its peak, and bytes a pixel that it takes in each of Pillow's modes (its
 # pixels, their copy, alpha laid on black, float64), rounded up from what was measured; and what is added for others.
 MEMORY = 960 * 2**20
-_BYTES_A_PIXEL = {"1": 3, "L": 3, "P": 10, "RGB": 10, "CMYK": 14, "YCbCr": 14, "LAB": 14, "I": 16, "F": 16}
+_BYTES_A_PIXEL = {"1": 6, "L": 6, "P": 10, "RGB": 10, "CMYK": 14, "YCbCr": 14, "LAB": 14, "I": 16, "F": 16}
 _BYTES_A_DEEP_PIXEL, _BYTES_OTHERWISE = 12, 24
 _BYTES_MORE, _BYTES_MORE_IF_DEEP = {"WEBP": 12, "JPEG2000": 12}, 20
 _USUAL_SCANS, _SCANNED = 20, 10**9  # scans of a JPEG that are nothing odd, and pixels visited in all of them
