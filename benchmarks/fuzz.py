@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import queue
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -44,12 +46,21 @@ def campaign(
     cases: list[tuple[str, int]], *, seed: int, seconds: float, megabytes: float, workers: int
 ) -> Iterator[Outcome]:
     """Read all cases in some processes."""
-    parts = [cases[at::workers] for at in range(workers)]
+    heard: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+
+    def read(part: list[tuple[str, int]]) -> None:
+        for outcome in run(part, seed=seed, seconds=seconds, megabytes=megabytes):
+            heard.put(outcome)
+
     with ThreadPoolExecutor(workers) as pool:
-        limits = {"seed": seed, "seconds": seconds, "megabytes": megabytes}
-        runs = [pool.submit(lambda part=part: list(run(part, **limits))) for part in parts]
-        for each in runs:
-            yield from each.result()
+        runs = [pool.submit(read, cases[at::workers]) for at in range(workers)]
+        for _ in cases:
+            while heard.empty() and not all(each.done() for each in runs):
+                time.sleep(0.05)
+            for each in runs:
+                if each.done():
+                    each.result()  # raises what went wrong in the campaign itself
+            yield heard.get()
 
 
 def summary(outcomes: list[Outcome]) -> dict[str, dict[str, float]]:
@@ -97,10 +108,13 @@ def main() -> None:
     arguments = parser.parse_args()
     cases = cases_of({group: getattr(arguments, group) for group in SHARES})
     limits = {"seconds": arguments.seconds_each, "megabytes": arguments.memory_mb, "workers": arguments.workers}
-    outcomes = sorted(
-        campaign(cases, seed=arguments.seed, **limits),
-        key=lambda outcome: (list(KINDS).index(outcome.kind), outcome.number),
-    )
+    outcomes = []
+    for outcome in campaign(cases, seed=arguments.seed, **limits):
+        outcomes.append(outcome)
+        if outcome.fault:
+            told = f"{outcome.kind} {outcome.number} ({outcome.how}): {outcome.result} {outcome.detail[:200]}"
+            print(f"{len(outcomes)}/{len(cases)} {told}", file=sys.stderr, flush=True)
+    outcomes.sort(key=lambda outcome: (list(KINDS).index(outcome.kind), outcome.number))
     table, faults = summary(outcomes), [outcome for outcome in outcomes if outcome.fault]
     print(as_markdown(table))
     for what, count in Counter(

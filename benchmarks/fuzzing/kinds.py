@@ -12,6 +12,7 @@ import numpy as np
 from fuzzing.damage import Case
 
 Reading = Callable[[], object]
+OF_HEADERS: list[Callable[[Path], Reading]] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,78 @@ def read_picture(path: Path) -> list[Reading]:
         mask,
         gaze,
     ]
+
+
+def read_dicom(path: Path) -> list[Reading]:
+    """Read a DICOM file as an image, its values, its geometry, its report, and under other windows and frames."""
+    from medmoe.data.dicom import dicom_geometry, read_dicom_values
+    from medmoe.data.images import image_size, read_image, read_mask
+    from medmoe.data.reading import Reading as How
+
+    def agree() -> None:
+        pixels = read_image(path)
+        look(pixels)
+        width, height = image_size(path)
+        promise(pixels.shape[:2] == (height, width), f"size {width}x{height}, pixels {pixels.shape}")
+
+    def opened(reader: Callable[..., object]) -> Reading:
+        def reading() -> None:
+            with path.open("rb") as file:
+                reader(file, where=str(path))
+
+        return reading
+
+    return [
+        lambda: image_size(path),
+        agree,
+        lambda: look(read_image(path, reading=How(window="lung+soft_tissue+bone", frame=0))),
+        lambda: look(read_image(path, reading=How(window="full", frame=1))),
+        lambda: look(read_image(path, reading=How(window="usual"))),
+        lambda: read_mask(path),
+        opened(read_dicom_values),
+        opened(dicom_geometry),
+        *(more(path) for more in OF_HEADERS),
+    ]
+
+
+def read_volume(path: Path) -> list[Reading]:
+    """Read a NIfTI volume: slices of each plane, a mask, its facts."""
+    from medmoe.data.images import image_size, read_image, read_mask
+    from medmoe.data.nifti import read_nifti_facts
+    from medmoe.data.reading import Reading as How
+
+    def agree() -> None:
+        pixels = read_image(path)
+        look(pixels)
+        width, height = image_size(path)
+        promise(pixels.shape[:2] == (height, width), f"size {width}x{height}, pixels {pixels.shape}")
+
+    def facts() -> None:
+        with path.open("rb") as file:
+            read_nifti_facts(file, where=str(path))
+
+    return [
+        lambda: image_size(path),
+        agree,
+        lambda: look(read_image(path, reading=How(plane="sagittal", frame=0, window="lung"))),
+        lambda: look(read_image(path, reading=How(plane="coronal", window="usual"))),
+        lambda: read_mask(path),
+        facts,
+    ]
+
+
+def _warm_medical() -> None:
+    import nibabel  # noqa: F401
+    import pydicom
+    from pydicom.pixels.decoders.base import get_decoder
+
+    from fuzzing import dicoms, volumes
+
+    _warm_pictures()
+    dicoms.packed()
+    volumes.seeds()
+    for syntax in (pydicom.uid.JPEG2000, pydicom.uid.JPEGLSLossless, pydicom.uid.RLELossless):
+        get_decoder(syntax).available_plugins  # noqa: B018 - imports them
 
 
 def each_of(count: int, *readings: Callable[[int], object]) -> None:
@@ -165,16 +238,20 @@ def _warm_pictures() -> None:
 
 
 def _kinds() -> dict[str, Kind]:
+    from fuzzing.dicoms import make_dicom
     from fuzzing.manifests import make_manifest
     from fuzzing.pictures import make_jpeg, make_other, make_png
     from fuzzing.tars import make_tar
+    from fuzzing.volumes import make_volume
 
     return {
+        "dicom": Kind(make_dicom, read_dicom, _warm_medical),
         "jpeg": Kind(make_jpeg, read_picture, _warm_pictures),
         "png": Kind(make_png, read_picture, _warm_pictures),
         "other pictures": Kind(make_other, read_picture, _warm_pictures),
         "tar": Kind(make_tar, read_tar, _warm_sources),
         "manifest": Kind(make_manifest, read_manifest, _warm_sources),
+        "nifti": Kind(make_volume, read_volume, _warm_medical),
     }
 
 
