@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medmoe.data.dicom.display import colour, grey
 from medmoe.data.dicom.geometry import Geometry, geometry
-from medmoe.data.dicom.header import REFUSALS, first_line, get, is_dicom, read_header, syntax
+from medmoe.data.dicom.header import first_line, get, is_dicom, read_header, refusals, syntax
 from medmoe.data.dicom.stored import Layout, layout, stored
 from medmoe.data.dicom.values import modality_values, transform
 from medmoe.data.reading import USUAL, Reading
@@ -32,7 +32,7 @@ def dicom_size(file: BinaryIO, *, where: str) -> tuple[int, int]:
         width, height = int(get(header, "Columns")), int(get(header, "Rows"))
         if min(width, height) < 1:
             raise ValueError(f"{width} × {height} pixels")
-    except REFUSALS as error:
+    except refusals() as error:
         raise DataError("the DICOM file has no image", where=where, remedy="take the row out") from error
     return width, height
 
@@ -51,7 +51,7 @@ def dicom_geometry(file: BinaryIO, *, where: str, frame: int | None = None) -> G
     header = read_header(file, where, pixels=False)
     try:
         return geometry(header, frame)
-    except REFUSALS as error:
+    except refusals() as error:
         what = f"the image's geometry can't be read ({first_line(error)})"
         raise DataError(what, where=where, remedy="export it again, or take the row out") from error
 
@@ -80,7 +80,7 @@ def read_dicom(file: BinaryIO, *, where: str, reading: Reading = USUAL) -> NDArr
         return grey(pixels, header, shape, frame, reading.window, where)
     except DataError:
         raise
-    except REFUSALS as error:
+    except refusals() as error:
         raise _refusal(where, header, error) from error
 
 
@@ -105,7 +105,7 @@ def read_dicom_values(file: BinaryIO, *, where: str, frame: int | None = None) -
         return pixels if pixels.ndim == 3 else modality_values(pixels, transform(header, shape, number, where))
     except DataError:
         raise
-    except REFUSALS as error:
+    except refusals() as error:
         raise _refusal(where, header, error) from error
 
 

@@ -7,6 +7,8 @@ a deeper one is stretched as such a PNG would be.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,8 @@ from numpy.typing import NDArray
 
 from medmoe.data.dicom.header import get, group, number
 from medmoe.data.dicom.stored import PALETTE, Layout
-from medmoe.data.dicom.values import Transform, look_up, modality_values, padding, transform
+from medmoe.data.dicom.tables import look_up
+from medmoe.data.dicom.values import Transform, modality_values, padding, transform
 from medmoe.data.levels import stretch
 from medmoe.data.windows import FULL, JOIN, USUAL_WINDOW, WINDOWS, curve
 from medmoe.errors import DataError
@@ -50,29 +53,75 @@ def grey(stored: Pixels, header: Any, shape: Layout, frame: int, window: str, wh
     """
     how = transform(header, shape, frame, where)
     pad = padding(stored, header, shape)
-    named = [WINDOWS[name] for name in window.split(JOIN) if name in WINDOWS] if how.hounsfield else []
+    voi = _choice(header, frame, how, window)
     inverted = shape.photometric == "MONOCHROME1"
-    if len(named) < 2 and window != FULL and _has_no_window(header, frame, how, window, named):
-        window = FULL
-    if window == FULL and _is_shallow(shape, how):
+    if not voi.pairs and voi.table is None and _is_shallow(shape, how):
         return _eight_bits(stored, pad, shape, inverted=inverted)
     values = modality_values(stored, how)
     if values.dtype.kind == "f":
         seen = values if pad is None else values[~pad]
         if seen.size and not np.isfinite(seen).all():
             raise DataError("the image has NaN or infinite pixels", where=where, remedy="export it again")
-    if len(named) > 1:
-        shown = np.stack([curve(values, each.centre, each.width) for each in named], axis=-1)
-    else:
-        pair = (named[0].centre, named[0].width) if named else None
-        one = None if window == FULL else _windowed(values, header, frame, how, window, pair)
-        if one is None or not _shows(one, values, pad):
-            return _stretched(values, pad, inverted=inverted)
-        shown = one
-    shown = 1.0 - shown if inverted else shown
+    shown = _windowed(values, voi)
+    if shown is None or (shown.ndim == 2 and not _shows(shown, values, pad)):
+        return _full(values, stored, pad, shape, how, inverted=inverted)
+    if inverted:
+        np.subtract(1.0, shown, out=shown)
     if pad is not None:
         shown[pad] = 0.0
     return shown.astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Voi:
+    """What says which values to show: windows (centre, width) with their function, or a table that goes before them."""
+
+    pairs: tuple[tuple[float, float], ...] = ()
+    function: str = "LINEAR"
+    table: Any = None
+
+
+def _choice(header: Any, frame: int, how: Transform, window: str) -> _Voi:
+    """Choose by which windows or table values are shown; none stands for minimum to maximum."""
+    if window == FULL:
+        return _Voi()
+    usual = None
+    if how.hounsfield:
+        named = tuple((WINDOWS[name].centre, WINDOWS[name].width) for name in window.split(JOIN) if name in WINDOWS)
+        if named:
+            return _Voi(named)
+        modality = get(header, "Modality")
+        usual = next((row.window for row in MODALITIES.values() if modality in row.dicom), None)
+        if usual is not None and window == USUAL_WINDOW:
+            return _Voi((usual,))
+    item = group(header, "FrameVOILUTSequence", frame)
+    item = header if item is None else item
+    tables = get(item, "VOILUTSequence")
+    table = tables[0] if tables else None
+    centre, width = number(item, "WindowCenter"), number(item, "WindowWidth")
+    if centre is not None and width is not None and math.isfinite(centre) and math.isfinite(width) and width > 0:
+        return _Voi(((centre, width),), str(get(item, "VOILUTFunction") or "LINEAR").strip().upper(), table)
+    return _Voi((usual,) if usual else (), table=table)
+
+
+def _windowed(values: Pixels, voi: _Voi) -> Pixels | None:
+    """Show values by a table, if they are whole numbers, else by one window or by several as channels."""
+    if voi.table is not None and (values.dtype.kind in "iu" or np.array_equal(values, np.rint(values))):
+        looked, bits = look_up(values, voi.table)
+        return np.clip(looked / float(2**bits - 1), 0.0, 1.0)
+    if not voi.pairs:
+        return None
+    shown = [curve(values, *pair, function=voi.function) for pair in voi.pairs]
+    return shown[0] if len(shown) == 1 else np.stack(shown, axis=-1)
+
+
+def _full(
+    values: Pixels, stored: Pixels, pad: NDArray[np.bool_] | None, shape: Layout, how: Transform, *, inverted: bool
+) -> Pixels:
+    """Show all values: those of 8 bits that nothing transforms as they are."""
+    if _is_shallow(shape, how):
+        return _eight_bits(stored, pad, shape, inverted=inverted)
+    return _stretched(values, pad, inverted=inverted)
 
 
 def _is_shallow(shape: Layout, how: Transform) -> bool:
@@ -107,56 +156,6 @@ def _stretched(values: Pixels, pad: NDArray[np.bool_] | None, *, inverted: bool)
     shown = stretch(np.where(pad, seen[0], values), ends=ends)
     shown[pad] = 0.0
     return shown
-
-
-def _voi(header: Any, frame: int) -> Any:
-    item = group(header, "FrameVOILUTSequence", frame)
-    return header if item is None else item
-
-
-def _given(voi: Any) -> tuple[float, float] | None:
-    """Give the first window of the header, if it has one that a value can lie in."""
-    centre, width = number(voi, "WindowCenter"), number(voi, "WindowWidth")
-    if centre is None or width is None or not (np.isfinite(centre) and np.isfinite(width)) or width <= 0:
-        return None
-    return centre, width
-
-
-def _usual(header: Any, how: Transform) -> tuple[float, float] | None:
-    modality = get(header, "Modality")
-    return next((row.window for row in MODALITIES.values() if modality in row.dicom), None) if how.hounsfield else None
-
-
-def _has_no_window(header: Any, frame: int, how: Transform, window: str, named: list[Any]) -> bool:
-    """Tell whether nothing says which values to show."""
-    if named or _usual(header, how) is not None:
-        return False
-    voi = _voi(header, frame)
-    return not get(voi, "VOILUTSequence") and _given(voi) is None
-
-
-def _windowed(
-    values: Pixels, header: Any, frame: int, how: Transform, window: str, named: tuple[float, float] | None
-) -> Pixels | None:
-    """Show values by one window: that named, else the usual, else the header's table or window."""
-    usual = _usual(header, how)
-    if named is None and window == USUAL_WINDOW:
-        named = usual
-    if named is not None:
-        return curve(values, *named)
-    voi = _voi(header, frame)
-    tables = get(voi, "VOILUTSequence")
-    if tables and _whole(values):
-        looked, bits = look_up(values, tables[0])
-        return np.clip(looked / float(2**bits - 1), 0.0, 1.0)
-    given = _given(voi)
-    if given is not None:
-        return curve(values, *given, function=str(get(voi, "VOILUTFunction") or "LINEAR").strip().upper())
-    return None if usual is None else curve(values, *usual)
-
-
-def _whole(values: Pixels) -> bool:
-    return values.dtype.kind in "iu" or bool(np.array_equal(values, np.rint(values)))
 
 
 def _shows(shown: Pixels, values: Pixels, pad: NDArray[np.bool_] | None) -> bool:

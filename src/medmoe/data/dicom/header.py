@@ -15,8 +15,9 @@ from medmoe.errors import DataError
 _PREAMBLE = 128
 _OTHER_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
-_MOST_HEADER = 4_000_000  # bytes of a deflated header: more is a bomb
+_MOST_HEADER = 2_000_000  # bytes of a deflated header: more is a bomb
 _MOST_INFLATED = 1_500_000_000
+_ELEMENT = 12  # bytes before the pixel data's value
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 _VRS = (
     b"AE", b"AS", b"CS", b"DA", b"DS", b"DT", b"IS", b"LO", b"LT", b"OB", b"PN", b"SH", b"SQ", b"ST", b"TM", b"UI",
@@ -44,11 +45,17 @@ TAGS = {
     "SharedFunctionalGroupsSequence": 0x52009229, "PerFrameFunctionalGroupsSequence": 0x52009230,
 }  # fmt: skip
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-# What libraries raise on damaged files.
-REFUSALS = (
+_REFUSALS = (
     AttributeError, KeyError, ValueError, TypeError, IndexError, NotImplementedError, RuntimeError, EOFError, OSError,
     OverflowError, ArithmeticError, MemoryError, AssertionError, struct.error, zlib.error,
 )  # fmt: skip
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """Give what pydicom and what it uses raise on damaged files; to be asked for when something was raised."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    return (*_REFUSALS, BytesLengthException, InvalidDicomError)
 
 
 def is_dicom(file: BinaryIO, suffix: str) -> bool:
@@ -101,7 +108,7 @@ def read_header(file: BinaryIO, where: str, *, pixels: bool) -> Any:
             raise ValueError("it has no preamble, and says no SOP class")
         if pixels and syntax(header) is None:
             _assume_default(header)
-    except REFUSALS as error:
+    except refusals() as error:
         what = f"the DICOM header can't be read ({first_line(error)})"
         raise DataError(what, where=where, remedy="export it again, or take the row out") from error
     return header
@@ -119,14 +126,14 @@ def _inflated(file: BinaryIO, where: str, *, pixels: bool) -> Any:
     meta = file.read(length).replace(_DEFLATED, _DEFLATED[:-3] + b"\0\0\0")
     begin = b"\0" * _PREAMBLE + b"DICM" + struct.pack("<8sI", element, length) + meta
     deflated = file.read()
-    first = zlib.decompressobj(-zlib.MAX_WBITS).decompress(deflated, _MOST_HEADER)
-    header = pydicom.dcmread(io.BytesIO(begin + first), stop_before_pixels=True)
+    stream = io.BytesIO(begin + zlib.decompressobj(-zlib.MAX_WBITS).decompress(deflated, _MOST_HEADER))
+    header = pydicom.dcmread(stream, stop_before_pixels=True)
     if not pixels:
         return header
-    wanted = _length(header) + _MOST_HEADER
+    wanted = stream.tell() - len(begin) + _ELEMENT + _length(header)
     if wanted > _MOST_INFLATED:
         raise ValueError(f"inflated, it would have {wanted:,} bytes")
-    whole = zlib.decompressobj(-zlib.MAX_WBITS).decompress(deflated, wanted)
+    whole = zlib.decompressobj(-zlib.MAX_WBITS).decompress(deflated, wanted + wanted % 2)
     return pydicom.dcmread(io.BytesIO(begin + whole))
 
 
@@ -159,6 +166,22 @@ def get(item: Any, name: str) -> Any:
 def has(item: Any, name: str) -> bool:
     """Tell whether an element is there."""
     return TAGS[name] in item.keys()  # noqa: SIM118 - a data set's own `in` is slow
+
+
+def short(header: Any, name: str) -> int | None:
+    """Give an element of two bytes, as most that describe pixels are; None where it is absent or empty.
+
+    pydicom takes far longer to convert them than this, as long as nobody has asked it to.
+    """
+    tag = TAGS[name]
+    if tag not in header.keys():  # noqa: SIM118
+        return None
+    element = header.get_item(tag)
+    value = element.value
+    if isinstance(value, bytes) and len(value) == 2:
+        return int.from_bytes(value, "little" if getattr(element, "is_little_endian", True) else "big")
+    value = header[tag].value
+    return None if value in (None, "", b"") else int(value)
 
 
 def number(item: Any, name: str) -> float | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from medmoe.data.dicom.header import REFUSALS, first_line, read_header
+from medmoe.data.dicom.header import first_line, read_header, refusals
 from medmoe.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def report_text(path: str | Path) -> str | None:
             return "\n".join(_lines(data, 0)).strip() or None
         if "EncapsulatedDocument" in data:
             return _document(data, str(path))
-    except REFUSALS as error:
+    except refusals() as error:
         what = f"the report's content can't be read ({first_line(error)})"
         raise DataError(what, where=str(path), remedy="export it again, or take it out") from error
     return None

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmoe.data.dicom.header import PIXELS, TAGS, frames, get, has, syntax
+from medmoe.data.dicom.header import PIXELS, frames, get, has, short, syntax
+from medmoe.data.dicom.tables import palette
 from medmoe.data.levels import MAX_PIXELS
 from medmoe.errors import DataError
 
@@ -20,9 +21,10 @@ _LITTLE_ENDIAN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # implicit and ex
 GREY = ("MONOCHROME1", "MONOCHROME2")
 PALETTE = "PALETTE COLOR"
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
-_SHAPE = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation")
 # Decoders in the order in which they are tried, so that two machines with the same ones see the same pixels.
-_DECODERS = ("pylibjpeg", "pyjpegls", "pillow", "pydicom", "gdcm")
+# GDCM isn't among them: a damaged stream makes it end the process.
+_DECODERS = ("pylibjpeg", "pyjpegls", "pillow", "pydicom")
+_BY_GDCM = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (51, 57, 70, 80, 81))  # the last two are JPEG-LS
 _JPEG_SIZES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0), 0xF7)
 
 
@@ -61,15 +63,14 @@ def layout(header: Any, where: str) -> Layout:
     Raises:
         DataError: If there are none, or they are stored in a way that isn't read, or there are too many.
     """
-    height, width = (int(get(header, name) or 0) for name in ("Rows", "Columns"))
+    height, width = short(header, "Rows") or 0, short(header, "Columns") or 0
     if min(height, width) < 1:
         raise DataError("the DICOM file has no image", where=where, remedy="take the row out")
     if height * width > MAX_PIXELS:
         what = f"the image claims {height:,} × {width:,} pixels, more than {MAX_PIXELS:,}"
         raise DataError(what, where=where, remedy="cut it into tiles or shrink it first")
-    samples, allocated = int(get(header, "SamplesPerPixel") or 1), int(get(header, "BitsAllocated") or 0)
-    bits = int(get(header, "BitsStored") or allocated)
-    high = get(header, "HighBit")
+    samples, allocated = short(header, "SamplesPerPixel") or 1, short(header, "BitsAllocated") or 0
+    bits, high = short(header, "BitsStored") or allocated, short(header, "HighBit")
     photometric = str(get(header, "PhotometricInterpretation") or "").strip().upper()
     allowed = COLOURS if samples == 3 else (*GREY, PALETTE)
     if samples not in (1, 3) or photometric not in allowed:
@@ -78,10 +79,15 @@ def layout(header: Any, where: str) -> Layout:
     if allocated not in (1, 8, 16, 32, 64) or not 1 <= bits <= allocated:
         what = f"pixels of {bits} bits in {allocated}; allowed are up to 8, 16, 32 or 64 in as many, or 1 in 1"
         raise DataError(what, where=where, remedy="export it again")
+    if photometric.startswith("YBR_FULL") and bits > 8:
+        what = f"{photometric} of {bits} bits; YBR colours of 8 bits are read"
+        raise DataError(what, where=where, remedy="convert it to RGB")
     real = any(has(header, name) for name in PIXELS[1:])
-    signed = bool(get(header, "PixelRepresentation"))
-    top = bits - 1 if high is None or not bits - 1 <= int(high) < allocated else int(high)
-    return Layout(height, width, samples, photometric, allocated, bits, top, signed, real, frames(header))
+    signed = short(header, "PixelRepresentation")
+    if (signed is None and not real) or signed not in (None, 0, 1):
+        raise DataError(f"a pixel representation of {signed}; 0 and 1 are", where=where, remedy="export it again")
+    top = bits - 1 if high is None or not bits - 1 <= high < allocated else high
+    return Layout(height, width, samples, photometric, allocated, bits, top, bool(signed), real, frames(header))
 
 
 def stored(header: Any, shape: Layout, frame: int, where: str) -> NDArray[Any]:
@@ -99,7 +105,7 @@ def stored(header: Any, shape: Layout, frame: int, where: str) -> NDArray[Any]:
     Raises:
         DataError: If no installed decoder can, or the compressed image is of another size than the header says.
     """
-    values = plain(header)
+    values = plain(header, shape)
     if values is not None:
         return values
     values = _decoded(header, shape, frame, where)
@@ -108,34 +114,25 @@ def stored(header: Any, shape: Layout, frame: int, where: str) -> NDArray[Any]:
     if values.shape[:2] != (shape.height, shape.width):
         raise ValueError(f"decoded to {values.shape[:2]} instead of {(shape.height, shape.width)}")
     if shape.photometric == PALETTE:
-        return _looked_up(values, header)
+        return palette(values, header)
     return np.asarray(values)
 
 
-def plain(header: Any) -> NDArray[Any] | None:
+def plain(header: Any, shape: Layout) -> NDArray[Any] | None:
     """Take uncompressed little-endian grey, one frame, as it lies in the file: [H, W]; None for whatever is else.
 
     The general way checks and describes far more than such a file needs, which takes longer than reading it.
     """
-    if syntax(header) not in _LITTLE_ENDIAN or get(header, "PixelData") is None:
+    if shape.photometric not in GREY or shape.frames != 1 or shape.real or shape.allocated not in (8, 16, 32):
         return None
-    if get(header, "PhotometricInterpretation") not in GREY or frames(header) != 1:
+    if syntax(header) not in _LITTLE_ENDIAN:
         return None
-    raw = [header.get_item(TAGS[name]) for name in _SHAPE]
-    numbers: list[Any] = [
-        getattr(element, "value", None) for element in raw
-    ]  # two bytes each, which are quick to convert here
-    if not all(isinstance(number, bytes) and len(number) == 2 for number in numbers):
+    count, data = shape.height * shape.width * shape.allocated // 8, get(header, "PixelData")
+    if not isinstance(data, bytes) or len(data) != count + count % 2:
         return None
-    height, width, samples, allocated, bits, signed = struct.unpack("<6H", b"".join(numbers))
-    if samples != 1 or min(height, width) < 1 or allocated not in (8, 16, 32) or signed not in (0, 1):
-        return None
-    count, data = height * width * allocated // 8, get(header, "PixelData")
-    high = get(header, "HighBit")
-    if not 1 <= bits <= allocated or len(data) != count + count % 2 or high not in (None, bits - 1):
-        return None
-    values = np.frombuffer(data, f"<{'ui'[signed]}{allocated // 8}", height * width).reshape(height, width)
-    return _carried(values, bits, bits - 1)
+    kind = f"<{'ui'[shape.signed]}{shape.allocated // 8}"
+    values = np.frombuffer(data, kind, shape.height * shape.width).reshape(shape.height, shape.width)
+    return _carried(values, shape.bits, shape.high)
 
 
 def _carried(values: NDArray[Any], bits: int, high: int) -> NDArray[Any]:
@@ -161,33 +158,59 @@ def _decoded(header: Any, shape: Layout, frame: int, where: str) -> NDArray[Any]
             return np.asarray(pixel_array(header, **options))
         values = pixel_array(header, correct_unused_bits=False, **options)
         return _carried(np.asarray(values), shape.bits, shape.high)
-    _check_compressed(header, shape, frame, where)
+    code = _frame(header, shape, frame, where)
     available = get_decoder(name).available_plugins
-    plugins = [plugin for plugin in _DECODERS if plugin in available]
     reasons: list[Exception] = []
-    for plugin in plugins:
+    for plugin in (each for each in _DECODERS if each in available):
         try:
             return np.asarray(pixel_array(header, decoding_plugin=plugin, **options))
         except (RuntimeError, ValueError, NotImplementedError, OSError, SyntaxError, AttributeError, KeyError) as error:
             reasons.append(error)
-    if not reasons:
-        raise NotImplementedError(name)
-    raise reasons[0]
+    if name in _BY_GDCM:
+        return _by_gdcm(code, shape, name)
+    raise reasons[0] if reasons else RuntimeError(f"no decoder of {name}")
 
 
-def _check_compressed(header: Any, shape: Layout, frame: int, where: str) -> None:
-    """Refuse a frame whose compressed image is larger than the header says, before a decoder makes room for it."""
+def _by_gdcm(code: bytes, shape: Layout, name: str) -> NDArray[Any]:
+    """Decode one frame by GDCM, which gives colours as the codestream has them and numbers without their sign."""
+    from pydicom.pixels.processing import convert_color_space
+
+    from medmoe.data.dicom.gdcm_decoder import decode
+
+    if name in _BY_GDCM[-2:] and shape.bits in (6, 7):
+        raise ValueError("GDCM decodes no JPEG-LS of 6 or 7 bits")
+    values = decode(
+        code,
+        shape=(shape.height, shape.width, shape.samples),
+        allocated=shape.allocated,
+        bits=shape.bits,
+        signed=shape.signed,
+        photometric=shape.photometric,
+        syntax=str(name),
+    )
+    if shape.signed:
+        values = values.view(f"<i{values.itemsize}")
+    if shape.photometric.startswith("YBR_FULL"):
+        return np.asarray(convert_color_space(values, "YBR_FULL", "RGB"))
+    return _carried(values, min(shape.bits, 8 * values.itemsize), min(shape.bits, 8 * values.itemsize) - 1)
+
+
+def _frame(header: Any, shape: Layout, frame: int, where: str) -> bytes:
+    """Give a frame's codestream.
+
+    Raises:
+        DataError: If its image is of another size than the header says, before a decoder makes room for it.
+    """
     from pydicom.encaps import get_frame
 
-    if get(header, "PixelData") is None:
-        return
-    data = get_frame(get(header, "PixelData"), frame, number_of_frames=shape.frames)
-    said = compressed_size(data)
+    code: bytes = get_frame(get(header, "PixelData"), frame, number_of_frames=shape.frames)
+    said = compressed_size(code)
     if said is not None and said != (shape.height, shape.width):
         what = (
-            f"the compressed image has {said[0]:,} × {said[1]:,} pixels, its header says {shape.height} × {shape.width}"
+            f"the compressed image is {said[0]:,} × {said[1]:,} pixels, its header says {shape.height} × {shape.width}"
         )
         raise DataError(what, where=where, remedy="export it again, or take the row out")
+    return code
 
 
 def compressed_size(data: bytes) -> tuple[int, int] | None:
@@ -210,14 +233,3 @@ def compressed_size(data: bytes) -> tuple[int, int] | None:
         else:
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None
-
-
-def _looked_up(values: NDArray[Any], header: Any) -> NDArray[Any]:
-    """Look up palette colours; 16-bit entries that hold 8-bit colours become those."""
-    from pydicom.pixels.processing import apply_color_lut
-
-    colours = np.asarray(apply_color_lut(values, header))[..., :3]
-    if colours.dtype != np.uint16:
-        return colours
-    low, high = colours & 255, colours >> 8
-    return high.astype(np.uint8) if not low.any() or bool((low == high).all()) else colours

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from medmoe.data.dicom.header import get, group, has, number
 from medmoe.data.dicom.stored import Layout
+from medmoe.data.dicom.tables import look_up
 from medmoe.errors import DataError
 
 _HOUNSFIELD = ("", "HU", "HU_MOD")
@@ -82,37 +83,6 @@ def modality_values(stored: NDArray[Any], how: Transform) -> NDArray[Any]:
         values *= how.slope
     values += how.intercept
     return values
-
-
-def look_up(values: NDArray[Any], table: Any) -> tuple[NDArray[Any], int]:
-    """Apply a look-up table; values beyond its ends take the end's (PS3.3 C.11.1.1).
-
-    Args:
-        values: [H, W], whole numbers.
-        table: An item with LUTDescriptor and LUTData.
-
-    Returns:
-        [H, W] uint16, and the bits of an entry.
-
-    Raises:
-        ValueError: If the table doesn't hold what it says.
-    """
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise ValueError("a look-up table for values that are NaN or infinite")
-    descriptor = [int(part) for part in get(table, "LUTDescriptor")]
-    entries, first, bits = descriptor[0] % 65536 or 65536, descriptor[1], descriptor[2]
-    if first > 32767 and values.size and values.min() < 0:
-        first -= 65536  # written without the sign that the values have
-    data = get(table, "LUTData")
-    if isinstance(data, (bytes, bytearray)):
-        big = table.original_encoding[1] is False
-        bytewise = bits <= 8 and len(data) in (entries, entries + entries % 2)
-        data = np.frombuffer(data, "u1" if bytewise else f"{'>' if big else '<'}u2")
-    array = np.atleast_1d(np.asarray(data)).astype(np.int64) % 65536
-    if not 1 <= bits <= 16 or len(array) < entries:
-        raise ValueError(f"a look-up table of {len(array)} entries of {bits} bits, said to be {entries}")
-    at = np.clip(np.rint(values).astype(np.int64) - first, 0, entries - 1)
-    return array.astype(np.uint16)[at], bits
 
 
 def padding(stored: NDArray[Any], header: Any, shape: Layout) -> NDArray[np.bool_] | None:
