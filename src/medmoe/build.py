@@ -256,8 +256,9 @@ def resolve_data(config: RunConfig, source: Source) -> tuple[RunConfig, list[str
     """Fill in what only the training data knows: the modalities, and give the reports.
 
     Raises:
-        ConfigError: If no sample has a modality, or none has a report.
+        ConfigError: If no sample has a modality, or none has a report; or as `build_layout`, before a run begins.
     """
+    build_layout(source, config.data)
     where = f"--train-data {getattr(source, 'path', '')}".rstrip()
     present, reports = set(), []
     for sample in facts_of(source, skip_bad=config.data.on_bad_sample == "skip"):

@@ -39,7 +39,13 @@ Ints = NDArray[np.int64]
 
 
 class CutError(DataError):
-    """A tar that is truncated or damaged, but good up to there."""
+    """A tar that is truncated or damaged, but good up to there.
+
+    Attributes:
+        member: The file in which it is cut, where that is known.
+    """
+
+    member: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,21 +185,28 @@ def _table(path: Path, stamp: dict[str, int], salvage: bool = False) -> pa.Table
     """Go through the headers of a tar: one row a sample, one without files for what a cut took away."""
     rows: dict[str, list[Any]] = {"key": [], "code": [], "offset": [], "length": []}
     extensions: dict[str, int] = {}
-    seen: set[str] = set()
     cut: CutError | None = None
-    members = _members(path)
-    while True:
-        try:
-            member = next(members, None)
-        except CutError as error:
-            if not salvage or len(rows["key"]) < 2:
-                raise
-            cut = error
-            for name in ("code", "offset", "length"):
-                rows[name][-1] = []  # nobody knows whether all its files are there
-            break
-        if member is None:
-            break
+    try:
+        _list(path, rows, extensions)
+    except CutError as error:
+        found = _NAME.fullmatch(error.member or "")
+        if found is not None and found[1] not in rows["key"][-1:]:  # the sample before it is whole
+            rows["key"].append(found[1])
+        if not salvage or len(rows["key"]) < 2:
+            raise
+        cut = error
+        for name in ("code", "offset", "length"):
+            rows[name][len(rows["key"]) - 1 :] = [[]]  # nobody knows whether all its files are there
+    about = json.dumps({**stamp, "extensions": list(extensions), "cut": None if cut is None else [cut.what, cut.where]})
+    kinds = {"key": pa.string(), "code": pa.list_(pa.int16())}
+    kinds |= dict.fromkeys(("offset", "length"), pa.list_(pa.int64()))
+    return pa.table(rows, pa.schema(list(kinds.items()), metadata={"medmoe": about}))
+
+
+def _list(path: Path, rows: dict[str, list[Any]], extensions: dict[str, int]) -> None:
+    """Put a tar's files down, sample by sample, as far as it is whole."""
+    seen: set[str] = set()
+    for member in _members(path):
         found = _NAME.fullmatch(member.name)
         if found is None or _META.match(member.name):
             continue
@@ -214,10 +227,6 @@ def _table(path: Path, stamp: dict[str, int], salvage: bool = False) -> pa.Table
             raise DataError(what, where=f"{path}:{member.name}", remedy="write the tar again, each file once")
         for name, value in (("code", code), ("offset", member.offset_data), ("length", member.size)):
             rows[name][-1].append(value)
-    about = json.dumps({**stamp, "extensions": list(extensions), "cut": None if cut is None else [cut.what, cut.where]})
-    kinds = {"key": pa.string(), "code": pa.list_(pa.int16())}
-    kinds |= dict.fromkeys(("offset", "length"), pa.list_(pa.int64()))
-    return pa.table(rows, pa.schema(list(kinds.items()), metadata={"medmoe": about}))
 
 
 def _members(path: Path) -> Iterator[tarfile.TarInfo]:
@@ -235,7 +244,9 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
                 if member.isreg() and not member.issparse():
                     _refuse_name(member.name, where)
                     if member.offset_data + member.size > size:
-                        raise CutError("this file of the tar is truncated", where=where, remedy=_REMEDY)
+                        cut = CutError("this file of the tar is truncated", where=where, remedy=_REMEDY)
+                        cut.member = member.name
+                        raise cut
                     yield member
                 elif not member.isdir():
                     what = "the tar holds a link, a device or a sparse file; allowed: files and folders"
@@ -255,6 +266,9 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def _refuse_name(name: str, where: str) -> None:
+    if not name.isprintable() or any("\ud800" <= letter <= "\udfff" for letter in name):
+        what = "a name with bytes that are no UTF-8 text, or that can't be printed"
+        raise DataError(what, where=where.encode("utf-8", "replace").decode(), remedy="write the tar again in UTF-8")
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
         what = "a name that leads out of the tar; allowed: relative ones without '..'"
