@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import typer
 
+from medmoe.cli.data.deidentify import deidentify
 from medmoe.cli.data.label import label
 from medmoe.cli.data.phantom import phantom
 from medmoe.cli.data.scan import scan
 from medmoe.cli.data.shard import shard
 
 data_app = typer.Typer(help="Make and look after data.", no_args_is_help=True)
+data_app.command()(deidentify)
 data_app.command()(phantom)
 data_app.command()(scan)
 data_app.command()(label)
