@@ -29,6 +29,7 @@ SHARES = {
     "images": {"jpeg": 0.25, "png": 0.25, "other pictures": 0.15, "tar": 0.35},
     "manifests": {"manifest": 1.0},
     "nifti": {"nifti": 1.0},
+    "deidentify": {"to de-identify": 1.0},
 }
 
 
@@ -99,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where the table and the faults go")
     parser.add_argument("--seed", type=int, default=0)
-    for group, count in {"dicom": 2000, "images": 2000, "manifests": 500, "nifti": 300}.items():
+    for group, count in {"dicom": 2000, "images": 2000, "manifests": 500, "nifti": 300, "deidentify": 300}.items():
         parser.add_argument(f"--{group}", type=int, default=count, help=f"cases; {count} by default")
     parser.add_argument("--seconds-each", type=float, default=5.0)
     parser.add_argument("--memory-mb", type=float, default=1024.0, help="over what the process held before")

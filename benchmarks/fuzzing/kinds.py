@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fuzzing.damage import Case
+from fuzzing.damage import Case, pick
 
 Reading = Callable[[], object]
-OF_HEADERS: list[Callable[[Path], Reading]] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +51,7 @@ def look(pixels: Any) -> None:
 
 def read_picture(path: Path) -> list[Reading]:
     """Read an image file as an image of each use, and its size."""
+    from medmoe.data.curation.scan_file import read_record
     from medmoe.data.images import image_size, read_gaze, read_image, read_image_bytes, read_mask
 
     def agree() -> None:
@@ -74,12 +74,40 @@ def read_picture(path: Path) -> list[Reading]:
         lambda: look(read_image_bytes(path.read_bytes(), name=path.name, where=str(path))),
         mask,
         gaze,
+        lambda: read_record(str(path)),
     ]
+
+
+def clean(path: Path) -> list[Reading]:
+    """De-identify a DICOM file, a picture or a volume, with burned-in letters reported and blanked."""
+    from medmoe.data.curation.deidentify_one import Way, clean_file
+    from medmoe.data.curation.deidentify_rules import Options
+    from medmoe.errors import DataError
+
+    def way(burned_in: str) -> Reading:
+        def cleaned() -> None:
+            record, _ = clean_file(path, path.name, path.parent / "clean", Way(bytes(32), Options(), burned_in=burned_in))
+            if record.reason is not None:  # it never raises, and names a file by its pseudonym
+                raise DataError(record.reason, where=path.name)
+
+        return cleaned
+
+    return [way("report"), way("blank")]
+
+
+def make_to_clean(rng: np.random.Generator, folder: Path) -> Case:
+    """Write a damaged DICOM file, JPEG, PNG or volume."""
+    from fuzzing import dicoms, pictures, volumes
+
+    return pick(rng, (dicoms.make_dicom,) * 3 + (pictures.make_jpeg, pictures.make_png, volumes.make_volume))(rng, folder)
 
 
 def read_dicom(path: Path) -> list[Reading]:
     """Read a DICOM file as an image, its values, its geometry, its report, and under other windows and frames."""
+    from medmoe.data.curation.scan_file import read_record
     from medmoe.data.dicom import dicom_geometry, read_dicom_values
+    from medmoe.data.dicom.facts import read_facts
+    from medmoe.data.dicom.reports import report_text
     from medmoe.data.images import image_size, read_image, read_mask
     from medmoe.data.reading import Reading as How
 
@@ -100,17 +128,20 @@ def read_dicom(path: Path) -> list[Reading]:
         lambda: image_size(path),
         agree,
         lambda: look(read_image(path, reading=How(window="lung+soft_tissue+bone", frame=0))),
-        lambda: look(read_image(path, reading=How(window="full", frame=1))),
+        lambda: look(read_image(path, reading=How(window="full"))),
         lambda: look(read_image(path, reading=How(window="usual"))),
         lambda: read_mask(path),
         opened(read_dicom_values),
         opened(dicom_geometry),
-        *(more(path) for more in OF_HEADERS),
+        lambda: read_facts(path),
+        lambda: report_text(path),
+        lambda: read_record(str(path)),
     ]
 
 
 def read_volume(path: Path) -> list[Reading]:
     """Read a NIfTI volume: slices of each plane, a mask, its facts."""
+    from medmoe.data.curation.scan_file import read_record
     from medmoe.data.images import image_size, read_image, read_mask
     from medmoe.data.nifti import read_nifti_facts
     from medmoe.data.reading import Reading as How
@@ -132,7 +163,14 @@ def read_volume(path: Path) -> list[Reading]:
         lambda: look(read_image(path, reading=How(plane="coronal", window="usual"))),
         lambda: read_mask(path),
         facts,
+        lambda: read_record(str(path)),
     ]
+
+
+def _warm_cleaning() -> None:
+    from medmoe.data.curation.deidentify_one import clean_file  # noqa: F401
+
+    _warm_medical()
 
 
 def _warm_medical() -> None:
@@ -252,6 +290,7 @@ def _kinds() -> dict[str, Kind]:
         "tar": Kind(make_tar, read_tar, _warm_sources),
         "manifest": Kind(make_manifest, read_manifest, _warm_sources),
         "nifti": Kind(make_volume, read_volume, _warm_medical),
+        "to de-identify": Kind(make_to_clean, clean, _warm_cleaning),
     }
 
 
