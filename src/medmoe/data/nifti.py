@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from medmoe.data.levels import MAX_PIXELS, stretch
 from medmoe.data.reading import USUAL, Reading
-from medmoe.data.windows import FULL, JOIN, USUAL_WINDOW, WINDOWS, curve
-from medmoe.errors import DataError, MissingDependencyError, unknown
+from medmoe.data.windows import FULL, USUAL_WINDOW, curve, ranges
+from medmoe.errors import DataError, MissingDependencyError, UserError, unknown
 from medmoe.modalities import MODALITIES
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -92,9 +92,9 @@ def read_nifti(file: BinaryIO, *, where: str, reading: Reading = USUAL) -> NDArr
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             what = "the slice has NaN or infinite values"
             raise DataError(what, where=where, remedy="replace them in the volume, with 0 for example")
-        names = [MODALITIES["ct"].window] if reading.window == USUAL_WINDOW else []
-        names += [(WINDOWS[name].centre, WINDOWS[name].width) for name in reading.window.split(JOIN) if name in WINDOWS]
-        pairs = [pair for pair in names if pair is not None]
+        pairs, usual = ranges(reading.window), MODALITIES["ct"].window
+        if reading.window == USUAL_WINDOW and usual is not None:
+            pairs = (usual,)
         if pairs and _is_hounsfield(image, values):
             shown = [curve(values, *pair).astype(np.float32) for pair in pairs]
             if len(shown) > 1:
@@ -170,7 +170,7 @@ def _opened(file: BinaryIO, where: str) -> Iterator[Any]:
     )  # fmt: skip
     try:
         yield _image(file, where)
-    except (DataError, MissingDependencyError):
+    except UserError:
         raise
     except refusals as error:
         text = str(error).splitlines()

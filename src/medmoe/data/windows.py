@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,17 @@ def check_window(window: str, *, where: str | None = None) -> str:
         what = f"{len(names)} windows ({window}); one, or {CHANNELS} for the channels, are allowed"
         raise ConfigError(what, where=where, remedy=f"join {CHANNELS} by '{JOIN}', such as lung+soft_tissue+bone")
     return window
+
+
+@lru_cache(maxsize=64)
+def ranges(window: str) -> tuple[tuple[float, float], ...]:
+    """Give (centre, width) of the windows that are named; none for `header`, `usual` and `full`.
+
+    Raises:
+        ConfigError: As `check_window`.
+    """
+    check_window(window)
+    return tuple((WINDOWS[name].centre, WINDOWS[name].width) for name in window.split(JOIN) if name in WINDOWS)
 
 
 def curve(values: NDArray[Any], centre: float, width: float, *, function: str = "LINEAR") -> NDArray[Any]:

@@ -17,7 +17,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 from medmoe.data.dicom import read_dicom_values
 from medmoe.data.images import read_image, read_mask
 from medmoe.data.reading import Reading
-from medmoe.errors import DataError
+from medmoe.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)
 EIGHT = RNG.integers(0, 256, (5, 6), np.uint8)
@@ -270,6 +270,12 @@ def test_one_window_that_shows_nothing_gives_way_and_one_of_three_does_not(tmp_p
     np.testing.assert_allclose(read_image(path, reading=Reading("brain")), [[0, 0.5], [1, 1]], atol=1e-6)
     three = read_image(path, reading=Reading("brain+lung+bone"))
     assert (three[..., :2] == 1).all()
+
+
+def test_a_window_that_is_none_is_refused_whatever_the_image(tmp_path):
+    for name, more in {"a": CT, "b": {"Modality": "MR"}}.items():
+        with pytest.raises(ConfigError, match=r"lungs.*lung"):
+            read_image(write(tmp_path / f"{name}.dcm", **more), reading=Reading("lungs"))
 
 
 def test_each_frame_has_its_own_transform_and_window(tmp_path):

@@ -16,7 +16,7 @@ from medmoe.data.dicom.header import first_line, get, is_dicom, read_header, ref
 from medmoe.data.dicom.stored import Layout, layout, stored
 from medmoe.data.dicom.values import modality_values, transform
 from medmoe.data.reading import USUAL, Reading
-from medmoe.errors import DataError
+from medmoe.errors import DataError, UserError
 
 __all__ = ["Geometry", "dicom_geometry", "dicom_size", "is_dicom", "read_dicom", "read_dicom_values"]
 
@@ -70,6 +70,7 @@ def read_dicom(file: BinaryIO, *, where: str, reading: Reading = USUAL) -> NDArr
 
     Raises:
         DataError: If it isn't a DICOM image, or can't be decoded by what is installed.
+        ConfigError: If there is no such window.
     """
     header = read_header(file, where, pixels=True)
     try:
@@ -78,7 +79,7 @@ def read_dicom(file: BinaryIO, *, where: str, reading: Reading = USUAL) -> NDArr
         if pixels.ndim == 3:
             return colour(pixels, shape)
         return grey(pixels, header, shape, frame, reading.window, where)
-    except DataError:
+    except UserError:
         raise
     except refusals() as error:
         raise _refusal(where, header, error) from error
@@ -103,7 +104,7 @@ def read_dicom_values(file: BinaryIO, *, where: str, frame: int | None = None) -
         shape, number = _chosen(header, where, frame)
         pixels = stored(header, shape, number, where)
         return pixels if pixels.ndim == 3 else modality_values(pixels, transform(header, shape, number, where))
-    except DataError:
+    except UserError:
         raise
     except refusals() as error:
         raise _refusal(where, header, error) from error

@@ -19,7 +19,7 @@ from medmoe.data.dicom.stored import PALETTE, Layout
 from medmoe.data.dicom.tables import look_up
 from medmoe.data.dicom.values import Transform, modality_values, padding, transform
 from medmoe.data.levels import stretch
-from medmoe.data.windows import FULL, JOIN, USUAL_WINDOW, WINDOWS, curve
+from medmoe.data.windows import FULL, USUAL_WINDOW, curve, ranges
 from medmoe.errors import DataError
 from medmoe.modalities import MODALITIES
 
@@ -83,11 +83,10 @@ class _Voi:
 
 def _choice(header: Any, frame: int, how: Transform, window: str) -> _Voi:
     """Choose by which windows or table values are shown; none stands for minimum to maximum."""
+    named, usual = ranges(window), None
     if window == FULL:
         return _Voi()
-    usual = None
     if how.hounsfield:
-        named = tuple((WINDOWS[name].centre, WINDOWS[name].width) for name in window.split(JOIN) if name in WINDOWS)
         if named:
             return _Voi(named)
         modality = get(header, "Modality")
