@@ -4,7 +4,8 @@
 
 CORPUS holds images/, masks/ and manifest.parquet, and native/ with manifest.csv, whose modalities are DICOM's codes.
 The tree is scanned without its manifests; then they are the truth. Rules are also judged without what makes it easy:
-names of folders (which may be those of modalities), names of public data sets, any name at all.
+names of folders (which may be those of modalities), names of public data sets, any name at all; and under the paths
+that the files had where they were found (column origin_path), which nobody sorted by modality.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ SEEN = {
     "srahim-dr", "lc25000-lung", "monusac", "busi", "hc18", "nih-pancreas-ct", "medpix-2.0", "kermany-pediatric-cxr",
     "kvasir-seg", "bccd", "isic",
 }  # fmt: skip
+Cases = Mapping[str, tuple[Clues, str, str]]  # path → (clues, truth, data set)
 OF_CODE = {code: row.name for row in MODALITIES.values() for code in row.dicom}
 
 
@@ -58,16 +60,20 @@ SETTINGS: dict[str, tuple[tuple[str, ...], Callable[[Clues], Clues]]] = {
     "without names of data sets": ((HEADER, TEXT, LAYOUT, PIXELS), whole),
     "without folders": (FAMILIES, without_folders),
     "without folders and names of data sets": ((HEADER, TEXT, LAYOUT, PIXELS), without_folders),
+    "original paths": (FAMILIES, whole),
+    "original paths, without names of data sets": ((HEADER, TEXT, LAYOUT, PIXELS), whole),
+    "original paths, without pixels": ((HEADER, TEXT, LAYOUT, DATASET), whole),
     "names of data sets alone": ((DATASET,), without_folders),
     "pixels alone": ((PIXELS,), without_names),
     "captions alone": ((TEXT,), without_names),
     "captions and pixels": ((TEXT, PIXELS), without_names),
 }
+ORIGINAL = tuple(name for name in SETTINGS if name.startswith("original paths"))
 WITH_CAPTIONS = ("captions alone", "captions and pixels")
 
 
-def judge(cases: Mapping[str, tuple[Clues, str, str]], setting: str) -> dict[str, Any]:
-    """Judge one setting: path → (clues, truth, data set)."""
+def judge(cases: Cases, setting: str) -> dict[str, Any]:
+    """Judge one setting."""
     families, hide = SETTINGS[setting]
     tally, confusion = Tally(), defaultdict[str, Counter[str]](Counter)
     by_source: dict[str, Counter[str]] = defaultdict(Counter)
@@ -91,18 +97,21 @@ def judge(cases: Mapping[str, tuple[Clues, str, str]], setting: str) -> dict[str
     }
 
 
-def pictures(corpus: Path, records: Mapping[str, Record]) -> tuple[dict[str, tuple[Clues, str, str]], dict[str, str]]:
-    """Give the cases of the manifest, and the caption of each image that has one."""
-    table = pq.read_table(corpus / "manifest.parquet", columns=["image", "modality", "source", "text"]).to_pylist()
-    cases, captions = {}, {}
+def pictures(corpus: Path, records: Mapping[str, Record]) -> tuple[Cases, Cases, Cases]:
+    """Give the cases of the manifest; those with a caption, with it; and all under the paths they were found at."""
+    columns = ["image", "modality", "source", "text", "origin_path"]
+    table = pq.read_table(corpus / "manifest.parquet", columns=columns).to_pylist()
+    cases, captioned, original = {}, {}, {}
     for row in table:
         record = records.get(row["image"])
         if record is None or not record.is_image:
             continue
-        cases[row["image"]] = (clues_of(row["image"], record, record.header, None), row["modality"], row["source"])
+        clues, truth = clues_of(row["image"], record, record.header, None), (row["modality"], row["source"])
+        cases[row["image"]] = (clues, *truth)
+        original[row["image"]] = (dataclasses.replace(clues, path=row["origin_path"] or ""), *truth)
         if row["text"]:
-            captions[row["image"]] = row["text"]
-    return cases, captions
+            captioned[row["image"]] = (dataclasses.replace(clues, text=row["text"]), *truth)
+    return cases, captioned, original
 
 
 def native(
@@ -163,11 +172,9 @@ def main() -> None:
 
     rows = {below(row["image"]): row | ({"mask": below(row["mask"])} if row.get("mask") else {}) for row in lines}
     rows = {path: {"modality": None} | row for path, row in rows.items()}
-    cases, captions = pictures(corpus, records)
-    captioned = {
-        path: (dataclasses.replace(cases[path][0], text=text), *cases[path][1:]) for path, text in captions.items()
-    }
-    results = {name: judge(captioned if name in WITH_CAPTIONS else cases, name) for name in SETTINGS}
+    cases, captioned, original = pictures(corpus, records)
+    used = dict.fromkeys(SETTINGS, cases) | dict.fromkeys(WITH_CAPTIONS, captioned) | dict.fromkeys(ORIGINAL, original)
+    results = {name: judge(used[name], name) for name in SETTINGS}
     unseen = {path: case for path, case in cases.items() if case[2] not in SEEN}
     results["pixels alone, data sets not looked at"] = judge(unseen, "pixels alone")
     report = {
@@ -196,7 +203,13 @@ def tell(report: Mapping[str, Any]) -> None:
     for name, row in report["settings"].items():
         shares = f"{row['right_of_all']:8.2%} {row['right_of_decided']:10.2%}"
         print(f"{name:40} {row['images']:7} {row['decided']:8} {row['right']:7} {shares}")
-    for name in ("all rules", "without folders and names of data sets", "pixels alone", "captions alone"):
+    for name in (
+        "all rules",
+        "original paths",
+        "without folders and names of data sets",
+        "pixels alone",
+        "captions alone",
+    ):
         print(f"\n{name}")
         for truth, row in report["settings"][name]["confusion"].items():
             print(f"  {truth:12} " + ", ".join(f"{said} {count}" for said, count in row.items()))

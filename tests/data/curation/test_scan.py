@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def dicom(path: Path, *, frames: int = 1, sop_class: str = f"{ROOT}2", **element
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = sop_class
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = f"1.2.{abs(hash(path.name)) % 10**9}"
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = f"1.2.{zlib.crc32(path.name.encode())}"
     data.Rows, data.Columns, data.SamplesPerPixel, data.PhotometricInterpretation = 4, 6, 1, "MONOCHROME2"
     data.BitsAllocated = data.BitsStored = 8
     data.HighBit, data.PixelRepresentation = 7, 0

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_OURS = (".scan.jsonl", ".quarantine.jsonl", ".conflicts.csv")
+_OURS = (".scan.jsonl", ".quarantine.jsonl")  # what scans write beside a manifest
 
 
 @dataclass(frozen=True, slots=True)
