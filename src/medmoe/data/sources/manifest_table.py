@@ -107,13 +107,16 @@ def choose(present: list[str], columns: Mapping[str, str], path: Path, *, others
     if twice is not None:
         raise DataError(f"the column {twice!r} is there twice", where=str(path), remedy="rename one of them")
     if others:
-        pairs |= {name: name for name in present if name and name not in (*pairs, *pairs.values())}
+        pairs |= {name: name for name in _unique(present) if name and name not in (*pairs, *pairs.values())}
     return pairs
 
 
 def _parquet(path: Path, columns: Mapping[str, str], others: bool) -> pa.Table:
     """Read the needed columns of a Parquet file."""
-    pairs = choose(_unique(list(pa.parquet.read_schema(path).names)), columns, path, others=others)
+    present = list(pa.parquet.read_schema(path).names)
+    pairs = choose(present, columns, path, others=others)
+    # Others of one name can't be told apart there.
+    pairs = {ours: theirs for ours, theirs in pairs.items() if present.count(theirs) == 1}
     table = pa.parquet.read_table(path, columns=list(dict.fromkeys(pairs.values())))
     return pa.table({ours: clean(table[theirs]) for ours, theirs in pairs.items()})
 
