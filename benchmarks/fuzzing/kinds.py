@@ -86,7 +86,9 @@ def clean(path: Path) -> list[Reading]:
 
     def way(burned_in: str) -> Reading:
         def cleaned() -> None:
-            record, _ = clean_file(path, path.name, path.parent / "clean", Way(bytes(32), Options(), burned_in=burned_in))
+            record, _ = clean_file(
+                path, path.name, path.parent / "clean", Way(bytes(32), Options(), burned_in=burned_in)
+            )
             if record.reason is not None:  # it never raises, and names a file by its pseudonym
                 raise DataError(record.reason, where=path.name)
 
@@ -99,7 +101,9 @@ def make_to_clean(rng: np.random.Generator, folder: Path) -> Case:
     """Write a damaged DICOM file, JPEG, PNG or volume."""
     from fuzzing import dicoms, pictures, volumes
 
-    return pick(rng, (dicoms.make_dicom,) * 3 + (pictures.make_jpeg, pictures.make_png, volumes.make_volume))(rng, folder)
+    return pick(rng, (dicoms.make_dicom,) * 3 + (pictures.make_jpeg, pictures.make_png, volumes.make_volume))(
+        rng, folder
+    )
 
 
 def read_dicom(path: Path) -> list[Reading]:
@@ -178,17 +182,17 @@ def _warm_medical() -> None:
     import pydicom
     from pydicom.pixels.decoders.base import get_decoder
 
-    from fuzzing import dicoms, volumes
+    from fuzzing import dicom_files, volumes
 
     _warm_pictures()
-    dicoms.packed()
+    dicom_files.packed()
     volumes.seeds()
     for syntax in (pydicom.uid.JPEG2000, pydicom.uid.JPEGLSLossless, pydicom.uid.RLELossless):
         get_decoder(syntax).available_plugins  # noqa: B018 - imports them
 
 
 def each_of(count: int, *readings: Callable[[int], object]) -> None:
-    """Read every sample in some ways; a refused one doesn't keep the others from being read, and the first is raised."""
+    """Read every sample in some ways; a refused one doesn't keep others from being read, and the first is raised."""
     from medmoe.errors import DataError
 
     refused = None

@@ -17,25 +17,36 @@ from fuzzing.pictures import seeds
 from fuzzing.tars import CLASSES, DEEP, OBJECTS
 
 GOOD: tuple[dict[str, str], ...] = (
-    {"image": "img/a.png", "text": "A small nodule.", "modality": "ct", "label": "nodule", "patient_id": "p1", "split": "train",
+    {"image": "img/a.png", "text": "A small nodule.", "modality": "ct", "label": "nodule", "patient_id": "p1",
+        "split": "train",
      "boxes": '[{"label": "nodule", "xyxy": [1, 1, 9, 9]}]', "mask": "img/m.png", "width": "59", "height": "45"},
-    {"image": "img/b.jpg", "text": 'Clear, "no" finding.', "modality": "xray", "label": "no_finding", "patient_id": "p2", "split": "val"},
-    {"image": "img/c.tif", "text": "Räume frei.", "modality": "mri", "offset_days": "3", "prior": "img/a.png", "patient_id": "p3"},
+    {"image": "img/b.jpg", "text": 'Clear, "no" finding.', "modality": "xray", "label": "no_finding",
+        "patient_id": "p2", "split": "val"},
+    {"image": "img/c.tif", "text": "Räume frei.", "modality": "mri", "offset_days": "3", "prior": "img/a.png",
+        "patient_id": "p3"},
 )  # fmt: skip
 PATHS = (
-    "/dev/zero", "/dev/random", "/dev/stdin", "/dev/tty", "pipe.png", "pipe.jpg", "zero.jpg", "zero.png", "zero.dcm", "loop.png", "img", ".", "/", "..",
-    "http://example.org/a.png", "s3://bucket/a.png", "file:///etc/passwd", "~/a.png", "../../../../etc/passwd", "/etc/passwd", "img/a.png/x", "a\0b.png",
-    "x" * 300, "x/" * 3000 + "a.png", "\ud800.png", "a\nb.png", "\x1b[31m.png", "/proc/self/mem", "/proc/self/environ", "/proc/kmsg", "/dev/fd/0", "-", "*",
-    "img/empty.png", "img/text.jpg", " ", "socket.png", "C:\\a.png", "img/a.png\r", "|ls", "/dev/null", "zero.tif", "zero.nii", "pipe.dcm", "pipe.nii.gz",
+    "/dev/zero", "/dev/random", "/dev/stdin", "/dev/tty", "pipe.png", "pipe.jpg", "zero.jpg", "zero.png",
+    "zero.dcm", "loop.png", "img", ".", "/", "..",
+    "http://example.org/a.png", "s3://bucket/a.png", "file:///etc/passwd", "~/a.png", "../../../../etc/passwd",
+    "/etc/passwd", "img/a.png/x", "a\0b.png",
+    "x" * 300, "x/" * 3000 + "a.png", "\ud800.png", "a\nb.png", "\x1b[31m.png", "/proc/self/mem",
+        "/proc/self/environ", "/proc/kmsg", "/dev/fd/0", "-", "*",
+    "img/empty.png", "img/text.jpg", " ", "socket.png", "C:\\a.png", "img/a.png\r", "|ls", "/dev/null",
+    "zero.tif", "zero.nii", "pipe.dcm", "pipe.nii.gz",
 )  # fmt: skip
 CELLS = (
-    "", " ", "nan", "inf", "-1", "0", "0.5", "1e999", "9" * 5000, "x" * 200_000, "\0", "\ud800", "[]", "{}", "null", "-0", "1_0", "٣", "²", "a;b;;c",
+    "", " ", "nan", "inf", "-1", "0", "0.5", "1e999", "9" * 5000, "x" * 200_000, "\0", "\ud800", "[]", "{}",
+    "null", "-0", "1_0", "٣", "²", "a;b;;c",
     "\x1b[2J", '"', "'", "\r\n", ",", "=cmd()", *(each.decode("utf-8", "replace") for each in (*OBJECTS, *CLASSES)),
-    '[{"label": "a", "xyxy": [0, 0, 1e400, 2]}]', f'[{{"label": "a", "xyxy": [0, 0, {"9" * 400}, 2]}}]', '[{"label": "a", "xyxy": [1, 1, 0.5, 9]}]',
-    '[{"label": "a", "xyxy": [-1e308, 0, 1e308, 2]}]', '[{"label": "a", "xyxy": [0, 0, true, 2]}]', "[" * 3000 + "]" * 3000,
+    '[{"label": "a", "xyxy": [0, 0, 1e400, 2]}]', f'[{{"label": "a", "xyxy": [0, 0, {"9" * 400}, 2]}}]',
+    '[{"label": "a", "xyxy": [1, 1, 0.5, 9]}]',
+    '[{"label": "a", "xyxy": [-1e308, 0, 1e308, 2]}]', '[{"label": "a", "xyxy": [0, 0, true, 2]}]', "[" * 3000
+        + "]" * 3000,
 )  # fmt: skip
 COLUMNS = (
-    "image", "text", "modality", "label", "patient_id", "study_id", "view", "offset_days", "mask", "boxes", "split", "source", "license", "gaze", "prior",
+    "image", "text", "modality", "label", "patient_id", "study_id", "view", "offset_days", "mask", "boxes",
+    "split", "source", "license", "gaze", "prior",
     "question", "answer", "domain", "body_part", "width", "height", "frame", "plane",
 )  # fmt: skip
 
@@ -132,12 +143,18 @@ def _csv(folder: Path, rng: np.random.Generator) -> Path:
     head, body = good.split(b"\r\n", 1)
     wide = b",".join(b"column%d" % number for number in range(20_000))
     data = pick(rng, (
-        b"", b"\n", head, head + b"\r\n", good.replace(b'"', b""), good.replace(b"\r\n", b"\r"), good + b'"', good.decode().encode("utf-16"),
-        good.decode().encode("latin-1"), good.replace(b"small", b"\0"), head + b",image\r\n" + body, b'"' + good, good * 2000, wide, wide + b"\n" + wide,
-        b"image,text\n" + b"img/a.png," + b"x" * 200_000 + b"\n", b"image,text\nimg/a.png,ok\nimg/a.png," + b"x" * 200_000 + b"\n", b"x" * 300_000 + b",image\n1,2",
-        b"image,other\nimg/a.png," + b"x" * 200_000 + b"\n", b"image\n" + b"img/a.png\n" * 20_000, b"image,text\nimg/a.png,a,b,c\n", b"image,text\n\n\nimg/a.png,a,b",
-        b"IMAGE,text\n1,2\n", b",".join([b"z" * 1000] * 3000), b"image,text\n" + b'img/a.png,"' + b"x\n" * 9_000_000, b";".join(head.split(b",")), b"image\n" + b"x" * 17_000_000,
-        b"image,\xff\nimg/a.png,1\n", b"\xef\xbb\xbf" * 3 + good, b"image,text\nimg/a.png,\"a\"b\n", b"image,text\r\rimg/a.png,b\r",
+        b"", b"\n", head, head + b"\r\n", good.replace(b'"', b""), good.replace(b"\r\n", b"\r"), good + b'"',
+        good.decode().encode("utf-16"),
+        good.decode().encode("latin-1"), good.replace(b"small", b"\0"), head + b",image\r\n" + body, b'"'
+        + good, good * 2000, wide, wide + b"\n" + wide,
+        b"image,text\n" + b"img/a.png," + b"x" * 200_000 + b"\n", b"image,text\nimg/a.png,ok\nimg/a.png,"
+        + b"x" * 200_000 + b"\n", b"x" * 300_000 + b",image\n1,2",
+        b"image,other\nimg/a.png," + b"x" * 200_000 + b"\n", b"image\n" + b"img/a.png\n" * 20_000,
+        b"image,text\nimg/a.png,a,b,c\n", b"image,text\n\n\nimg/a.png,a,b",
+        b"IMAGE,text\n1,2\n", b",".join([b"z" * 1000] * 3000), b"image,text\n" + b'img/a.png,"'
+        + b"x\n" * 9_000_000, b";".join(head.split(b",")), b"image\n" + b"x" * 17_000_000,
+        b"image,\xff\nimg/a.png,1\n", b"\xef\xbb\xbf" * 3 + good, b"image,text\nimg/a.png,\"a\"b\n",
+        b"image,text\r\rimg/a.png,b\r",
     ))  # fmt: skip
     path = folder / "case.csv"
     path.write_bytes(data)
@@ -148,10 +165,14 @@ def _jsonl(folder: Path, rng: np.random.Generator) -> Path:
     """Write JSON lines that aren't objects, that nest, or that have ever new keys."""
     good = as_jsonl(list(GOOD))
     line = pick(rng, (
-        *OBJECTS, *DEEP, b"[1]", b'"a"', b"null", b'{"image": 5}', b'{"image": ["img/a.png"]}', b'{"image": null}', b'{"image": {"path": "a"}}',
-        b'{"image": "img/a.png", "image": "img/b.jpg"}', b'{"\\ud800": 1}', b'{"text": "\\ud800"}', b'{"extra": ' + b"[" * 800 + b"]" * 800 + b"}",
-        b"{" + b",".join(b'"k%d": %d' % (number, number) for number in range(20_000)) + b"}", b"\0", b'{"image": "img/a.png", "x": ' + b"9" * 6000 + b"}",
-        b"\n".join(b'{"key%d": "%s"}' % (number, b"y" * 500) for number in range(3000)), b"x" * 10**7, b'{"image": "' + b"x" * 10**7 + b'"}', b'{"image": true}',
+        *OBJECTS, *DEEP, b"[1]", b'"a"', b"null", b'{"image": 5}', b'{"image": ["img/a.png"]}',
+        b'{"image": null}', b'{"image": {"path": "a"}}',
+        b'{"image": "img/a.png", "image": "img/b.jpg"}', b'{"\\ud800": 1}', b'{"text": "\\ud800"}',
+        b'{"extra": ' + b"[" * 800 + b"]" * 800 + b"}",
+        b"{" + b",".join(b'"k%d": %d' % (number, number) for number in range(20_000)) + b"}", b"\0",
+        b'{"image": "img/a.png", "x": ' + b"9" * 6000 + b"}",
+        b"\n".join(b'{"key%d": "%s"}' % (number, b"y" * 500) for number in range(3000)), b"x" * 10**7,
+        b'{"image": "' + b"x" * 10**7 + b'"}', b'{"image": true}',
     ))  # fmt: skip
     path = folder / "case.jsonl"
     path.write_bytes(pick(rng, (good + line + b"\n", line + b"\n" + good, line)))
@@ -166,10 +187,14 @@ def _parquet(folder: Path, rng: np.random.Generator) -> Path:
     day, nothing = datetime.datetime(2020, 1, 1), [None, None]
     bad = pa.StringArray.from_buffers(2, pa.py_buffer(np.array([0, 2, 4], np.int32)), pa.py_buffer(b"\xff\xfeab"))
     odd = pick(rng, (
-        pa.array([[day], [day]]), pa.array([[b"\xff"], [b"a"]]), pa.array([{"a": 1}, {"a": 2}]), pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int64())),
-        pa.array(["a", "a"]).dictionary_encode(), pa.array([decimal.Decimal("1.5"), None]), bad, bad.dictionary_encode(), pa.array([b"\xff", b"ok"]), pa.array([day, None]),
-        pa.array([day - day, None]), pa.array(nothing), pa.array([[None], [[]]]), pa.array([1.5, float("nan")]), pa.array([True, False]), pa.array([[[day]], None]),
-        pa.array([day.date(), None]), pa.array([day.time(), None]), pa.array([b"abcd", b"efgh"], pa.binary(4)), pa.array([np.float16(1), None], pa.float16()),
+        pa.array([[day], [day]]), pa.array([[b"\xff"], [b"a"]]), pa.array([{"a": 1}, {"a": 2}]),
+        pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int64())),
+        pa.array(["a", "a"]).dictionary_encode(), pa.array([decimal.Decimal("1.5"), None]), bad,
+        bad.dictionary_encode(), pa.array([b"\xff", b"ok"]), pa.array([day, None]),
+        pa.array([day - day, None]), pa.array(nothing), pa.array([[None], [[]]]), pa.array([1.5, float("nan")]),
+        pa.array([True, False]), pa.array([[[day]], None]),
+        pa.array([day.date(), None]), pa.array([day.time(), None]), pa.array([b"abcd", b"efgh"], pa.binary(4)),
+        pa.array([np.float16(1), None], pa.float16()),
         pa.array([{"a": [day]}, None]), pa.array([["\0"], ["a"]]), pa.array([2**63, 1], pa.uint64()),
     ))  # fmt: skip
     columns = {

@@ -77,19 +77,24 @@ def _saved(kind: str, rgb: Image.Image, deep: Image.Image, exif: Image.Exif) -> 
     ways: dict[str, list[tuple[Image.Image, dict[str, object]]]] = {
         "jpg": [
             (rgb, {}), (grey, {}), (rgb, {"progressive": True}), (rgb, {"exif": exif}), (rgb.convert("CMYK"), {}),
-            (rgb, {"subsampling": 0, "quality": 95}), (rgb, {"restart_marker_blocks": 1}), (rgb, {"icc_profile": b"x" * 300}),
+            (rgb, {"subsampling": 0, "quality": 95}), (rgb, {"restart_marker_blocks": 1}), (rgb,
+                {"icc_profile": b"x" * 300}),
         ],
-        "png": [(rgb, {}), (grey, {}), (clear, {}), (palette, {}), (deep, {}), (rgb.convert("1"), {}), (rgb, {"exif": exif})],
+        "png": [(rgb, {}), (grey, {}), (clear, {}), (palette, {}), (deep, {}), (rgb.convert("1"), {}), (rgb,
+            {"exif": exif})],
         "tif": [
             (image, {"compression": how})
             for image in (rgb, grey, deep, rgb.convert("1"), Image.fromarray(np.asarray(grey, np.float32)))
             for how in (None, "tiff_lzw", "tiff_deflate")
-        ] + [(rgb, {"compression": "jpeg"}), (rgb.convert("1"), {"compression": "group4"}), (clear, {"compression": "packbits"})],
+        ] + [(rgb, {"compression": "jpeg"}), (rgb.convert("1"), {"compression": "group4"}), (clear,
+            {"compression": "packbits"})],
         "gif": [(palette, {}), (grey, {}), (palette, {"save_all": True, "append_images": [palette] * 3})],
-        "webp": [(rgb, {}), (clear, {}), (rgb, {"lossless": True}), (rgb, {"save_all": True, "append_images": [clear] * 3})],
+        "webp": [(rgb, {}), (clear, {}), (rgb, {"lossless": True}), (rgb, {"save_all": True,
+            "append_images": [clear] * 3})],
         "bmp": [(rgb, {}), (grey, {}), (palette, {}), (rgb.convert("1"), {})],
         "ppm": [(rgb, {}), (grey, {}), (rgb.convert("1"), {}), (deep.convert("I"), {})],
-        "jp2": [(rgb, {}), (grey, {}), (deep, {}), (rgb, {"no_jp2": True}), (rgb, {"tile_size": (16, 16)}), (clear, {})],
+        "jp2": [(rgb, {}), (grey, {}), (deep, {}), (rgb, {"no_jp2": True}), (rgb, {"tile_size": (16, 16)}),
+            (clear, {})],
     }  # fmt: skip
     formats = {"jpg": "JPEG", "png": "PNG", "tif": "TIFF", "gif": "GIF", "webp": "WEBP", "bmp": "BMP", "ppm": "PPM"}
     saved = []
@@ -155,7 +160,7 @@ def _png_length(data: bytes, rng: np.random.Generator) -> bytes:
 
 def _png_bomb(data: bytes, rng: np.random.Generator) -> bytes:
     """Pack far more pixels than the file is long: those that are claimed, or more."""
-    side = int(pick(rng, (64, 8000, 13_000)))
+    side = int(pick(rng, (64, 64, 3000, 13_000)))
     bits, colour = pick(rng, ((8, 0), (8, 2), (8, 6), (16, 2), (16, 0), (1, 0), (8, 3)))
     more = chunk(b"PLTE", bytes(768)) if colour == 3 else b""
     return png(side, side, bits, colour, deflated_zeros(600, wrapped=True), more)
@@ -227,7 +232,7 @@ def _jpeg_scans(data: bytes, rng: np.random.Generator) -> bytes:
     Image.new("L", (64, 64)).save(file, "JPEG", progressive=True)
     whole = file.getvalue()
     frame = next(at for at in _markers(whole) if whole[at + 1] == 0xC2)
-    whole = whole[: frame + 5] + struct.pack(">HH", *[int(pick(rng, (64, 6000)))] * 2) + whole[frame + 9 :]
+    whole = whole[: frame + 5] + struct.pack(">HH", *[int(pick(rng, (64, 3000)))] * 2) + whole[frame + 9 :]
     first = whole.index(b"\xff\xda")
     second = whole.index(b"\xff\xda", first + 2)
     return whole[:second] + whole[first:second] * int(pick(rng, (3, 300, 5000))) + whole[second:]

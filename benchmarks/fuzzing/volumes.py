@@ -25,7 +25,9 @@ def make_volume(rng: np.random.Generator, folder: Path) -> Case:
         data = gzip.compress(data, 1, mtime=0)
         if rng.random() < 0.2:
             data = damage(data, rng, seed)[0]
-    path = folder / pick(rng, ("case.nii.gz", "case.nii") if rng.random() < 0.2 else (f"case.nii{'.gz' * (pack or way is _bomb)}",))
+    path = folder / pick(
+        rng, ("case.nii.gz", "case.nii") if rng.random() < 0.2 else (f"case.nii{'.gz' * (pack or way is _bomb)}",)
+    )
     path.write_bytes(data)
     return Case(path, way.__name__.strip("_"))
 
@@ -61,7 +63,9 @@ def _fields(seed: bytes, rng: np.random.Generator) -> bytes:
     for _ in range(int(rng.integers(1, 4))):
         if not _is_first(seed):
             at = pick(rng, (12, 14, 104, 112, 120, 128, 168, 176, 184, 192, 344, 348, 400, 408, 500))
-            changed[at : at + 8] = pick(rng, (struct.pack("<d", pick(rng, FLOATS)), struct.pack("<q", pick(rng, (0, -1, 2**62, 5)))))
+            changed[at : at + 8] = pick(
+                rng, (struct.pack("<d", pick(rng, FLOATS)), struct.pack("<q", pick(rng, (0, -1, 2**62, 5))))
+            )
         elif rng.random() < 0.6:
             at = pick(rng, pick(rng, floats))
             changed[at : at + 4] = struct.pack("<f", pick(rng, FLOATS))
@@ -81,7 +85,9 @@ def _sides(seed: bytes, rng: np.random.Generator) -> bytes:
             changed[at : at + 2] = struct.pack("<h", int(pick(rng, (-1, 0, 1, 2, 3, 4, 7, 8, 500, 32_767, -32_768))))
         else:
             at = 16 + 8 * int(rng.integers(8))
-            changed[at : at + 8] = struct.pack("<q", int(pick(rng, (-1, 0, 1, 3, 4, 7, 8, 60_000, 2**40, 2**62, -(2**63)))))
+            changed[at : at + 8] = struct.pack(
+                "<q", int(pick(rng, (-1, 0, 1, 3, 4, 7, 8, 60_000, 2**40, 2**62, -(2**63))))
+            )
     return bytes(changed)
 
 
@@ -89,12 +95,17 @@ def _bomb(seed: bytes, rng: np.random.Generator) -> bytes:
     """Pack very many zeros behind a header that asks for them, or doesn't."""
     seeds_ = [each for each in seeds() if _is_first(each)]
     head = bytearray(pick(rng, seeds_)[:352])
-    side = int(pick(rng, (0, 600, 1200, 1600)))
+    side = int(pick(rng, (0, 100, 300, 300, 1600)))
     if side:
-        head[40:48] = struct.pack("<4h", 3, side, side, pick(rng, (1, 300, 600)))
+        head[40:48] = struct.pack("<4h", 3, side, side, pick(rng, (1, 30, 600)))
     stream = zlib.compressobj(9, zlib.DEFLATED, -15)
     start = stream.compress(bytes(head)) + stream.flush(zlib.Z_FULL_FLUSH)
-    return b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + start + deflated_zeros(int(pick(rng, (10, 700, 3000))), wrapped=False) + bytes(8)
+    return (
+        b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+        + start
+        + deflated_zeros(int(pick(rng, (10, 10, 300, 3000))), wrapped=False)
+        + bytes(8)
+    )
 
 
 def _cut(seed: bytes, rng: np.random.Generator) -> bytes:

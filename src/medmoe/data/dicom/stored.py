@@ -22,7 +22,7 @@ _LITTLE_ENDIAN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # implicit and ex
 GREY = ("MONOCHROME1", "MONOCHROME2")
 PALETTE = "PALETTE COLOR"
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
-# Bytes a pixel at the peak of reading: stored, as measured in float64, windowed, as float32; 8-bit colour stays as it is.
+# Bytes a pixel at the peak of reading: stored, measured in float64, windowed, as float32; 8-bit colour stays as it is.
 _BYTES_OF_GREY, _BYTES_OF_COLOUR = 30, 10
 # Decoders in the order in which they are tried, so that two machines with the same ones see the same pixels.
 # GDCM isn't among them: a damaged stream makes it end the process.
