@@ -199,10 +199,10 @@ def read_mask(path: str | Path, *, reading: Reading = USUAL) -> NDArray[np.bool_
         return _mask(file, path.name, str(path), reading)
 
 
-def read_mask_bytes(data: bytes, *, where: str) -> NDArray[np.bool_]:
-    """Read a mask from the bytes of its picture file, as `read_mask` would have read that file."""
+def read_mask_bytes(data: bytes, *, where: str, reading: Reading = USUAL) -> NDArray[np.bool_]:
+    """Read a mask from the bytes of its file, as `read_mask` would have read that file; `where` ends with its name."""
     with _reading(where):
-        return _mask(io.BytesIO(data), "mask.png", where, USUAL)
+        return _mask(io.BytesIO(data), where, where, reading)
 
 
 def _mask(file: BinaryIO, name: str, where: str, reading: Reading) -> NDArray[np.bool_]:

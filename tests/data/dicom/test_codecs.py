@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import write
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, JPEG2000Lossless
 
-from medmoe.data.dicom import gdcm_decoder, read_dicom_values
+from dicom_files import write
+from medmoe.data import dicom
+from medmoe.data.dicom import gdcm_decoder, one_frame, read_dicom_values
 from medmoe.data.images import read_image
+from medmoe.data.reading import Reading
 from medmoe.errors import DataError
 
 # High-throughput JPEG 2000 of 1000 × row + 77 × column, 8 × 6, 16 bits, as OpenJPH encodes it without loss.
@@ -107,3 +109,45 @@ def test_a_decoder_that_fails_is_told_with_its_reason(tmp_path):
     path = with_stream(write(tmp_path / "a.dcm"), b"\xff\x4f\xff\x51" + b"\0" * 40, JPEG2000Lossless)
     with pytest.raises(DataError, match=r"a\.dcm: "):
         raw(path)
+
+
+def large(path: Path, values: np.ndarray, syntax: str, **more: object) -> Path:
+    """Write frames."""
+    colour = values.ndim == 4
+    data = {"NumberOfFrames": len(values), "Rows": values.shape[1], "Columns": values.shape[2], **more}
+    if colour:
+        data |= {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
+    stored = values.astype(values.dtype.newbyteorder(">")) if syntax.endswith("1.2.2") else values
+    flat = values.reshape(len(values), values.shape[1], -1)
+    return write(path, flat.astype(np.uint16), PixelData=stored.tobytes(), syntax=UID(syntax), **data)
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"])
+def test_of_a_large_file_only_the_frame_is_read(tmp_path, monkeypatch, syntax):
+    values = np.random.default_rng(0).integers(0, 4096, (4, 5, 6)).astype(np.uint16)
+    path = large(tmp_path / "a.dcm", values, syntax)
+    whole = [read_image(path, reading=Reading(frame=at)) for at in range(4)]
+    monkeypatch.setattr(one_frame, "LARGE", 100)
+    calls, real = [], one_frame.cut
+    monkeypatch.setattr(dicom, "cut", lambda *given: calls.append(1) or real(*given))
+    for at in range(4):
+        np.testing.assert_array_equal(read_image(path, reading=Reading(frame=at)), whole[at])
+        np.testing.assert_allclose(
+            whole[at], (values[at] - values[at].min()) / np.ptp(values[at].astype(int)), atol=1e-6
+        )
+    assert len(calls) == 4
+    path.write_bytes(path.read_bytes()[:-70])
+    np.testing.assert_array_equal(read_image(path, reading=Reading(frame=1)), whole[1])
+    with pytest.raises(DataError, match=r"a\.dcm: .*frame 3 is cut off after"):
+        read_image(path, reading=Reading(frame=3))
+
+
+@pytest.mark.parametrize("name", ["emri_small.dcm", "SC_rgb_2frame.dcm", "OBXXXX1A_2frame.dcm", "eCT_Supplemental.dcm"])
+def test_large_files_of_pydicom_are_read_as_a_whole_would_be(monkeypatch, name):
+    data_store = pytest.importorskip("data_store", reason="pydicom-data isn't installed")
+    path = Path(data_store.__file__).parent / "data" / name
+    for at in range(2):
+        monkeypatch.setattr(one_frame, "LARGE", 10**9)
+        whole = read_image(path, reading=Reading(frame=at))
+        monkeypatch.setattr(one_frame, "LARGE", 100)
+        np.testing.assert_array_equal(read_image(path, reading=Reading(frame=at)), whole)

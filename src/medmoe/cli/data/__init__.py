@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from medmoe.cli.data.deidentify import deidentify
+from medmoe.cli.data.importing import import_command
 from medmoe.cli.data.label import label
 from medmoe.cli.data.phantom import phantom
 from medmoe.cli.data.scan import scan
@@ -16,3 +17,4 @@ data_app.command()(phantom)
 data_app.command()(scan)
 data_app.command()(label)
 data_app.command()(shard)
+data_app.command("import")(import_command)

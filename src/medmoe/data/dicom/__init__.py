@@ -6,13 +6,15 @@ stored values, modality transform, window, polarity. Overlays are never drawn in
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 from numpy.typing import NDArray
 
 from medmoe.data.dicom.display import colour, grey
 from medmoe.data.dicom.geometry import Geometry, geometry
-from medmoe.data.dicom.header import first_line, get, is_dicom, read_header, refusals, syntax
+from medmoe.data.dicom.header import first_line, get, has, is_dicom, read_header, refusals, syntax
+from medmoe.data.dicom.one_frame import cut, has_frames_apart, is_large
 from medmoe.data.dicom.stored import Layout, layout, stored
 from medmoe.data.dicom.values import modality_values, transform
 from medmoe.data.reading import USUAL, Reading
@@ -72,10 +74,10 @@ def read_dicom(file: BinaryIO, *, where: str, reading: Reading = USUAL) -> NDArr
         DataError: If it isn't a DICOM image, or can't be decoded by what is installed.
         ConfigError: If there is no such window.
     """
-    header = read_header(file, where, pixels=True)
+    header = _header(file, where)
     try:
         shape, frame = _chosen(header, where, reading.frame)
-        pixels = stored(header, shape, frame, where)
+        pixels = _stored(header, shape, frame, file, where)
         if pixels.ndim == 3:
             return colour(pixels, shape)
         return grey(pixels, header, shape, frame, reading.window, where)
@@ -99,15 +101,34 @@ def read_dicom_values(file: BinaryIO, *, where: str, frame: int | None = None) -
     Raises:
         DataError: As `read_dicom`.
     """
-    header = read_header(file, where, pixels=True)
+    header = _header(file, where)
     try:
         shape, number = _chosen(header, where, frame)
-        pixels = stored(header, shape, number, where)
+        pixels = _stored(header, shape, number, file, where)
         return pixels if pixels.ndim == 3 else modality_values(pixels, transform(header, shape, number, where))
     except UserError:
         raise
     except refusals() as error:
         raise _refusal(where, header, error) from error
+
+
+def _header(file: BinaryIO, where: str) -> Any:
+    """Read the data set with its pixels; without them where only one frame of a large file will be read."""
+    if is_large(file):
+        header = read_header(file, where, pixels=False)
+        try:
+            if has_frames_apart(header):
+                return header
+        except refusals() as error:
+            raise _refusal(where, header, error) from error
+    return read_header(file, where, pixels=True)
+
+
+def _stored(header: Any, shape: Layout, frame: int, file: BinaryIO, where: str) -> NDArray[Any]:
+    """Decode a frame, of the data set's pixels, or of those that are still in the file."""
+    if has(header, "PixelData") or not has_frames_apart(header) or shape.real:
+        return stored(header, shape, frame, where)
+    return stored(cut(header, file, frame), replace(shape, frames=1), 0, where)
 
 
 def _chosen(header: Any, where: str, frame: int | None) -> tuple[Layout, int]:
