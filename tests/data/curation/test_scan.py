@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -24,7 +25,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from medmoe.data.curation.label import decide
 from medmoe.data.curation.label_rules import DATASET, FAMILIES
 from medmoe.data.curation.scan import Scan, scan
-from medmoe.data.curation.scan_file import hash_of, read_record
+from medmoe.data.curation.scan_file import Record, hash_of, read_record
 from medmoe.data.curation.scan_links import mask_paths
 from medmoe.data.curation.scan_rows import Choice, clues_of
 from medmoe.data.curation.scan_walk import walk
@@ -311,6 +312,38 @@ def test_damaged_files_are_listed_with_their_reason_and_stop_nothing(tmp_path: P
     assert str(tmp_path) not in done.quarantine.read_text()
 
 
+@pytest.mark.parametrize("name", ["a.dcm", "b", "c.nii", "d.nii.gz", "e.png", "f.jpg"])
+def test_no_damage_stops_a_scan(tmp_path: Path, name: str):
+    path = tmp_path / name
+    if name in ("a.dcm", "b"):
+        dicom(
+            path,
+            Modality="CT",
+            PatientID="1",
+            ImagePositionPatient=[0, 0, 1],
+            StudyDate="20200101",
+            PixelSpacing=[1, 1],
+        )
+    elif name.startswith(("c", "d")):
+        volume(path, (5, 4, 3))
+    else:
+        picture(path)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(whole[: rng.integers(1, len(whole) + 1)])
+        for at in rng.integers(0, len(damaged), rng.integers(1, 9)):
+            damaged[at] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        for pixels in (True, False):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                record = read_record(str(path), pixels=pixels)
+            assert record.is_image or record.reason
+            again = Record.from_dict(json.loads(json.dumps(record.as_dict())))
+            assert json.dumps(again.as_dict()) == json.dumps(record.as_dict())
+            assert again.header == record.header
+
+
 def test_weird_names_are_read_or_listed(tmp_path: Path):
     root = tmp_path / "tree"
     good = ["a #1.png", "ü, ö;.png", "-o.png", "x" * 200 + ".png", "%41\n.png", "NO_ENDING"]
@@ -421,6 +454,13 @@ def test_reports_are_found_where_people_put_them(tmp_path: Path):
         "tree/q/study/b.png": "Of the study.",
         "tree/none/c.png": None,
     }
+
+
+def test_a_report_that_is_no_whole_text_is_written_as_far_as_it_is(tmp_path: Path):
+    picture(tmp_path / "tree/1.png")
+    (tmp_path / "tree/1.json").write_text('{"text": "half \\ud800 a letter"}')
+    (row,) = rows_by_image(scan(tmp_path / "tree", tmp_path / "manifest.parquet")).values()
+    assert row["text"] == "half ? a letter"
 
 
 def test_a_file_that_no_scan_wrote_is_not_overwritten(tree: Path):

@@ -112,7 +112,7 @@ def read_record(path: str, *, pixels: bool = True) -> Record:
         return Record(UNREADABLE, error.what)
     except OSError as error:
         return Record(UNREADABLE, f"can't be read ({error.strerror or type(error).__name__})")
-    except (MemoryError, ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, AttributeError) as error:
+    except Exception as error:  # whatever a decoder may raise: one file doesn't stop a scan
         return Record(UNREADABLE, f"can't be read ({type(error).__name__})")
     return record
 

@@ -79,6 +79,7 @@ def list_tree(records: Mapping[str, Record], *, root: str, out: str, choice: Cho
         decision = decide(clues_of(path, record, facts, text))
         listing.tally.add(path, decision)
         row = _row(path, record, facts, decision, text, choice, os.path.basename(root))  # noqa: PTH119
+        row = {name: _clean(value) for name, value in row.items()}
         row |= {"image": _relative(root, path, out), "instance": rank if facts else None}
         if path in linked:
             row["mask"] = _relative(root, linked[path], out)
@@ -254,6 +255,11 @@ def _leave_out_others(records: Mapping[str, Record], read: set[str], listing: Li
         facts = record.header
         said = {"modality_code": facts.code} if facts is not None and facts.code is not None else {}
         listing.left_out.append({"path": path, "kind": kind, "reason": reason or UNREADABLE} | said)
+
+
+def _clean(value: Any) -> Any:
+    """Give a text that UTF-8 can hold."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _relative(root: str, path: str, out: str) -> str:

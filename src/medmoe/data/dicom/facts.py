@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from medmoe.data.dicom.geometry import Geometry, geometry
-from medmoe.data.dicom.header import frames, group, read_header, refusals
+from medmoe.data.dicom.header import first_line, frames, group, read_header, refusals
 from medmoe.errors import DataError
 from medmoe.modalities import MODALITIES
 
@@ -158,7 +158,12 @@ def facts_from(file: BinaryIO, *, where: str) -> HeaderFacts:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # values that break the standard are left out below
-        facts = facts_of(read_header(file, where, pixels=False))
+        header = read_header(file, where, pixels=False)
+        try:
+            facts = facts_of(header)
+        except refusals() as error:
+            what = f"the DICOM header can't be read ({first_line(error)})"
+            raise DataError(what, where=where, remedy="export it again, or take it out") from error
     if facts.kind == OTHER and facts.sop_class is None and facts.code is None:
         raise DataError("not a DICOM file, or its header is damaged", where=where, remedy="export it again")
     return facts
