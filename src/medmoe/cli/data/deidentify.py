@@ -18,10 +18,14 @@ def deidentify(
     out: Annotated[Path, typer.Option(help="Folder to write; new or empty, apart from the source.")],
     key: Annotated[
         Path | None,
-        typer.Option(help="File of the secret that pseudonyms come from; made if absent. Without it, one is thrown away."),
+        typer.Option(
+            help="File of the secret that pseudonyms come from; made if absent. Without it, one is thrown away."
+        ),
     ] = None,
     dates: Annotated[str, typer.Option(help="remove, or shift by the patient's own number of days.")] = "remove",
-    keep: Annotated[str, typer.Option(help="Comma-separated: characteristics, device, institution, descriptions.")] = "",
+    keep: Annotated[
+        str, typer.Option(help="Comma-separated: characteristics, device, institution, descriptions.")
+    ] = "",
     burned_in: Annotated[str, typer.Option(help="report, blank or refuse what looks like burned-in text.")] = "report",
     reports: Annotated[str, typer.Option(help="Structured reports: refuse, or clean their text by rule.")] = "refuse",
     text: Annotated[
@@ -34,7 +38,7 @@ def deidentify(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run of the same key.")] = False,
     json: Json = None,
 ) -> None:
-    """Copy a folder or manifest without what names patients; exit 1 where a file could not be cleaned and was left out."""
+    """Copy a folder or manifest without what names patients; exit 1 where a file could not be cleaned."""
     from medmoe.data.curation.deidentify import LOG, TEXTS, check_place, write_map
     from medmoe.data.curation.deidentify import deidentify as run
     from medmoe.data.curation.deidentify_key import new_secret, open_secret
@@ -56,7 +60,8 @@ def deidentify(
     for what, count in sorted(counts.items()):
         say(f"{count} {what}")
     flagged = [record for record in result.records if record.file and record.burned_in]
-    say(f"{len(flagged)} with regions that look like burned-in text ({'made black' if burned_in == 'blank' else 'see the log'})")
+    done = "made black" if burned_in == "blank" else "see the log"
+    say(f"{len(flagged)} with regions that look like burned-in text ({done})")
     if result.dropped:
         say(f"columns left out: {', '.join(result.dropped)}")
     for name, reason in result.refused[:_SHOWN]:

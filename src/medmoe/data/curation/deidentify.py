@@ -1,4 +1,4 @@
-"""A folder of files, or a manifest with its files and texts, copied without whom they are of; a log says what was removed.
+"""A folder of files, or a manifest with its files and texts, copied without whom they are of, with a log of what went.
 
 The source is never changed. Nothing is copied that wasn't cleaned: what can't be is left out and told.
 """
@@ -165,8 +165,8 @@ def _run(
 ) -> Iterator[tuple[Record, Known]]:
     """Clean files in order, each logged once its copy is whole; those of the earlier run are taken from its log.
 
-    A file that the earlier run wrote is read again only for a manifest's texts, so names of its header aren't known then:
-    its copy is made anew there.
+    A file that the earlier run wrote isn't read again, so the names of its header aren't known: where a manifest has
+    texts, its copy is made anew.
     """
     key = way.key
     waiting = [job for job in jobs if not _is_done(done.get(key.name("path", job[0])), out)]
@@ -178,7 +178,10 @@ def _run(
             for job in jobs:
                 row = done.get(key.name("path", job[0]))
                 if _is_done(row, out):
-                    yield Record(**{**(row or {}), "changes": [tuple(c) for c in (row or {}).get("changes", [])]}), Known()
+                    yield (
+                        Record(**{**(row or {}), "changes": [tuple(c) for c in (row or {}).get("changes", [])]}),
+                        Known(),
+                    )
                     continue
                 record, known = next(fresh)
                 log.write(json.dumps(record.row()) + "\n")
@@ -208,11 +211,13 @@ def _manifest(
     rows = list(rows_of(table))
     jobs: dict[str, Job] = {}
     for row in rows:
-        patient = way.key.patient(row["patient_id"]) if row.get("patient_id") else None
+        patient = way.key.patient(str(row["patient_id"])) if row.get("patient_id") else None
         for column in _FILES:
             if (name := row.get(column)) and name not in jobs:
                 jobs[name] = (name, patient, column == "image")
     named = any(row.get(name) for row in rows for name in texts)
+    if named and done:  # names of headers are needed again, for the texts
+        _write_lines(out / LOG, [{"way": way.described()}])
     results = _run(list(jobs.values()), path.parent, out, way, {} if named else done, workers)
     cleaned = dict(zip(jobs, results, strict=True))
     fresh: list[dict[str, object]] = []

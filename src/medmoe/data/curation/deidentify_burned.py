@@ -1,4 +1,4 @@
-"""Where a picture seems to have text burned in: strokes of one grey, in a row, of one height; by rule, not by a model."""
+"""Where a picture seems to have text burned in: strokes of one grey, in a row, of one height."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, the last ones not included
 
 _KERNELS = (9, 25)  # sides of the windows that are wider than a stroke: for small letters, and for large ones
-_CONTRASTS = (0.12, 0.3, 0.55)  # of the picture's range, between a stroke and what is around it: what touches at one parts at a higher
+_CONTRASTS = (
+    0.12,
+    0.3,
+    0.55,
+)  # of the picture's range, between a stroke and what is around it: what touches at one parts at a higher
 _LEAST_HEIGHT, _MOST_HEIGHT = 5, 72
 _LEAST_LETTERS = 3
 _STROKES = 0.6  # strokes that a row through a word crosses, by the letters that its width has room for
@@ -49,7 +53,7 @@ def find_text(picture: NDArray[Any]) -> list[Box]:
         picture: [H, W] or [H, W, 3] numbers of any kind.
 
     Returns:
-        (x0, y0, x1, y1) of each line with a margin, in pixels, the last ones not included; those that overlap are joined.
+        (x0, y0, x1, y1) of each line with a margin, in pixels, the last not included; those that overlap are joined.
     """
     grey = _grey(picture)
     height, width = grey.shape
@@ -69,7 +73,8 @@ def _grey(picture: NDArray[Any]) -> NDArray[np.float32]:
         values = values[..., :3].max(axis=-1)  # coloured text is bright in one channel
     values = np.nan_to_num(values)
     low, high = float(values.min()), float(values.max())  # text is often the brightest there is, in few pixels
-    return np.clip((values - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
+    grey: NDArray[np.float32] = np.clip((values - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
+    return grey
 
 
 def _letters(grey: NDArray[np.float32], kernel: int, *, bright: bool) -> Iterator[Letters]:
@@ -94,7 +99,9 @@ def _parts(
     box = np.array([(s[1].start, s[0].start, s[1].stop, s[0].stop) for s in ndimage.find_objects(marks)], np.intp)
     box = box.reshape(-1, 4)
     tall, wide = box[:, 3] - box[:, 1], box[:, 2] - box[:, 0]
-    starts = np.bincount(marks[:, 1:][marks[:, 1:] != marks[:, :-1]], minlength=count + 1)[1:]  # strokes crossed, all rows
+    starts = np.bincount(marks[:, 1:][marks[:, 1:] != marks[:, :-1]], minlength=count + 1)[
+        1:
+    ]  # strokes crossed, all rows
     fill = area / (tall * wide)
     good = (tall >= _LEAST_HEIGHT) & (tall <= min(_MOST_HEIGHT, 2.2 * kernel)) & (wide <= 14 * tall)
     good &= (fill > 0.15) & ((fill < 0.85) | (wide < 0.45 * tall)) & (area >= 6)
@@ -164,7 +171,7 @@ def _written(letters: Letters, line: NDArray[np.intp]) -> bool:
 
 
 def _padded(letters: Letters, line: NDArray[np.intp], height: int, width: int) -> Box:
-    """Give a line's box with a margin of half its height, since a thin first letter or a dot may not have been found."""
+    """Give a line's box with a margin of half its height, since a thin letter or a dot may be missed."""
     tall = int(np.median(letters.y1[line] - letters.y0[line]))
     side, over = max(tall, 3), max(tall // 3, 2)
     return (

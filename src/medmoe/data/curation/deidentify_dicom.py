@@ -1,4 +1,4 @@
-"""One DICOM file without whom it is of: header by the profile, pixels written anew, burned-in text reported or blanked."""
+"""One DICOM file without whom it is of: header by the profile, pixels anew, burned-in text reported or blanked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from medmoe.data.curation.deidentify_burned import find_text
 from medmoe.data.curation.deidentify_header import clean_header
 from medmoe.data.curation.deidentify_key import Key
 from medmoe.data.curation.deidentify_pixels import (
-    Box, blank, darkest_entry, decoded, write_array, write_pixels,
+    Box,
+    blank,
+    darkest_entry,
+    decoded,
+    write_array,
+    write_pixels,
 )  # fmt: skip
 from medmoe.data.curation.deidentify_rules import METHODS, Options
 from medmoe.data.curation.deidentify_text import Known
@@ -26,10 +31,22 @@ _BIG, _EXPLICIT, _IMPLICIT = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1", "1.2.
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _REPORTS = ("1.2.840.10008.5.1.4.1.1.88.",)
 _DOCUMENTS = ("1.2.840.10008.5.1.4.1.1.104.",)
-_RISKY_CLASSES = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.77.1", "1.2.840.10008.5.1.4.1.1.3.1", "1.2.840.10008.5.1.4.1.1.6")  # fmt: skip
+_IMAGES = "1.2.840.10008.5.1.4.1.1."
+_RISKY_CLASSES = (f"{_IMAGES}7", f"{_IMAGES}77.1", f"{_IMAGES}3.1", f"{_IMAGES}6")
 _RISKY_MODALITIES = ("US", "ES", "XC", "OT", "SC", "IVUS", "GM", "DG", "RF", "XA")
 _LOOKED_AT = 3  # frames of many
-_REFUSALS = (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError, NotImplementedError, EOFError, RuntimeError, MemoryError)
+_REFUSALS = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    IndexError,
+    OverflowError,
+    NotImplementedError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+)
 
 
 @dataclass
@@ -59,7 +76,9 @@ class CleanedFile:
     known: Known = field(default_factory=Known)
 
 
-def clean_dicom(path: Path, key: Key, options: Options, *, burned_in: str = "report", where: str = "") -> CleanedFile:
+def clean_dicom(
+    path: Path, key: Key, options: Options, *, burned_in: str = "report", look: bool = True, where: str = ""
+) -> CleanedFile:
     """Make what may be passed on of a DICOM file.
 
     Args:
@@ -67,11 +86,12 @@ def clean_dicom(path: Path, key: Key, options: Options, *, burned_in: str = "rep
         key: Where pseudonyms, UIDs and offsets come from.
         options: Of the profile.
         burned_in: `report` regions that look like text, `blank` them, or `refuse` files that have any.
+        look: Whether to look for burned-in text at all (not in masks).
         where: What to call the file in an error; its name, if empty.
 
     Raises:
-        DataError: If it can't be read, is a report or document that options refuse, or its pixels can't be written anew. The
-            message holds no value of the file.
+        DataError: If it can't be read, is a report or document that is refused, or its pixels can't be written anew.
+            The message holds no value of the file.
         ConfigError: If `burned_in` is another word.
     """
     if burned_in not in BURNED:
@@ -83,7 +103,7 @@ def clean_dicom(path: Path, key: Key, options: Options, *, burned_in: str = "rep
         warnings.simplefilter("ignore")
         old, syntax = _read(path, where)
         try:
-            return _cleaned(old, syntax, key, options, burned_in, where)
+            return _cleaned(old, syntax, key, options, burned_in if look else "", where)
         except _REFUSALS as error:
             what = f"its header contradicts itself ({type(error).__name__})"
             raise DataError(what, where=where, remedy="export it again") from None
@@ -142,12 +162,16 @@ def _refuse_documents(old: Any, options: Options, where: str) -> None:
     """Raise a DataError for what is text throughout, and for folders of files."""
     sop = str(old.get("SOPClassUID") or old.file_meta.get("MediaStorageSOPClassUID") or "")
     if sop == _DICOMDIR or "DirectoryRecordSequence" in old:
-        raise DataError("a DICOMDIR, which lists other files", where=where, remedy="make it anew from the cleaned files")
+        raise DataError(
+            "a DICOMDIR, which lists other files", where=where, remedy="make it anew from the cleaned files"
+        )
     if sop.startswith(_DOCUMENTS) or "EncapsulatedDocument" in old:
         what = "an encapsulated document, whose text can't be cleaned"
         raise DataError(what, where=where, remedy="bring its text as a column of a manifest")
     if options.reports == "refuse" and (sop.startswith(_REPORTS) or "ContentSequence" in old):
-        raise DataError("a structured report", where=where, remedy="clean its text by rule with --reports clean, and read it")
+        raise DataError(
+            "a structured report", where=where, remedy="clean its text by rule with --reports clean, and read it"
+        )
 
 
 def _risks(old: Any) -> list[str]:
@@ -165,8 +189,8 @@ def _risks(old: Any) -> list[str]:
 
 
 def _burned_in(old: Any, file: CleanedFile, burned_in: str, where: str) -> list[Box]:
-    """Look for burned-in text; give the regions to blank."""
-    if "PixelData" not in old or int(old.get("BitsAllocated") or 0) == 1:
+    """Look for burned-in text, unless `burned_in` is empty; give the regions to blank."""
+    if not burned_in or "PixelData" not in old or int(old.get("BitsAllocated") or 0) == 1:
         return []
     try:
         file.boxes = _text_boxes(old, where)
@@ -245,7 +269,7 @@ def _written(old: Any, new: Any, key: Key, syntax: str, where: str) -> bytes:
     from pydicom import dcmwrite
     from pydicom.dataset import FileMetaDataset
 
-    meta = FileMetaDataset()
+    meta: Any = FileMetaDataset()
     sop = new.get("SOPClassUID") or key.uid(str(old.file_meta.get("MediaStorageSOPClassUID") or "2.25.0"))
     meta.MediaStorageSOPClassUID = sop
     instance = str(old.get("SOPInstanceUID") or old.file_meta.get("MediaStorageSOPInstanceUID") or "")
@@ -255,7 +279,9 @@ def _written(old: Any, new: Any, key: Key, syntax: str, where: str) -> bytes:
     buffer = io.BytesIO()
     implicit, little = syntax == _IMPLICIT, syntax != _BIG
     try:
-        dcmwrite(buffer, new, implicit_vr=implicit, little_endian=little, enforce_file_format=True, force_encoding=False)
+        dcmwrite(
+            buffer, new, implicit_vr=implicit, little_endian=little, enforce_file_format=True, force_encoding=False
+        )
     except Exception as error:  # a value that pydicom can't write; the file isn't passed on
         what = f"what is left of it can't be written ({type(error).__name__})"
         raise DataError(what, where=where, remedy="export it again") from None

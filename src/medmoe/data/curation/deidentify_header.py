@@ -1,7 +1,8 @@
 """A DICOM header without what names a patient: a new data set, into which only what a rule lets through is written.
 
-The table of PS3.15 Annex E says what happens to the attributes it names. What it doesn't name isn't taken as harmless, since
-a text may hold anything: numbers are kept, coded strings and codes where the standard knows them, all other text goes.
+The table of PS3.15 Annex E says what happens to the attributes it names. What it doesn't name isn't taken as harmless,
+since a text may hold anything: numbers are kept, coded strings and codes where the standard knows them; all other text
+goes.
 """
 
 from __future__ import annotations
@@ -10,11 +11,18 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
-from medmoe.data.curation.deidentify_key import Key, moved
+from medmoe.data.curation.deidentify_key import Key, moved, moved_time
 from medmoe.data.curation.deidentify_rules import (
-    METHODS, Options, action, codes, known_code, makers, patterns,
+    METHODS,
+    Options,
+    action,
+    codes,
+    known_code,
+    makers,
+    patterns,
 )  # fmt: skip
 from medmoe.data.curation.deidentify_text import Known, clean_text
 
@@ -64,8 +72,8 @@ def clean_header(old: Any, key: Key, options: Options) -> Header:
 
     identity = patient_of(old)
     header = Header(Dataset(), key.patient(identity), known_in(old))
-    days = key.days(identity) if options.dates == "shift" else None
-    step = _Step(key, options, header, days)
+    offset = key.offset(identity) if options.dates == "shift" else None
+    step = _Step(key, options, header, offset)
     step.fill(header.dataset, old, "")
     step.mark(header.dataset)
     return header
@@ -101,11 +109,12 @@ class _Step:
     key: Key
     options: Options
     header: Header
-    days: int | None
+    offset: timedelta | None
+    item: Any = None  # the data set that is gone through, in which a date finds its time
 
     def fill(self, new: Any, old: Any, path: str) -> None:
         """Write into a new data set what of an old one may be passed on."""
-        code = _code_of(old)
+        code, outer, self.item = _code_of(old), self.item, old
         for tag in sorted(old.keys()):
             if (not path and tag in _PIXELS) or tag in _OURS or tag.elem == 0:
                 continue
@@ -123,6 +132,7 @@ class _Step:
                 self.note(where, element, done)
             if done != "X":
                 new.add(_made(tag, element.VR, value))
+        self.item = outer
 
     def note(self, where: str, element: Any, done: str) -> None:
         """Count a change; a private element's name may be a value, so it has none."""
@@ -139,7 +149,7 @@ class _Step:
             return ("K" if fresh == str(element.value) else "C"), fresh
         if done is None:
             return self.unnamed(element)
-        return getattr(self, f"do_{done}")(element)
+        return getattr(self, f"do_{done.lower()}")(element)  # type: ignore[no-any-return]
 
     def items(self, element: Any, done: str | None, where: str) -> tuple[str, Any]:
         """Go through a sequence's items; Z leaves none."""
@@ -159,31 +169,33 @@ class _Step:
             return "REMOVED"
         return "99REMOVED" if element.keyword == "CodingSchemeDesignator" else self.key.name("code", code["private"])
 
-    def do_Z(self, element: Any) -> tuple[str, Any]:
+    def do_z(self, element: Any) -> tuple[str, Any]:
         return "Z", None
 
-    def do_D(self, element: Any) -> tuple[str, Any]:
+    def do_d(self, element: Any) -> tuple[str, Any]:
         if element.VR == "UI":
-            return self.do_U(element)
+            return self.do_u(element)
         if element.VR in ("OB", "OW", "UN"):
             return "D", b"\0\0"
         return "D", _DUMMIES.get(element.VR, 0)
 
-    def do_U(self, element: Any) -> tuple[str, Any]:
+    def do_u(self, element: Any) -> tuple[str, Any]:
         return "U", [self.key.uid(str(value)) for value in _values(element.value)]
 
-    def do_K(self, element: Any) -> tuple[str, Any]:
+    def do_k(self, element: Any) -> tuple[str, Any]:
         if element.VR == "AS":
             return self.age(str(element.value))
         return "K", element.value
 
-    def do_C(self, element: Any) -> tuple[str, Any]:
+    def do_c(self, element: Any) -> tuple[str, Any]:
         if element.VR in ("DA", "DT", "TM"):
             return self.date(element)
+        if element.keyword in patterns():
+            return self.unnamed_text(element, [str(value) for value in _values(element.value)])
         return "C", [self.text(str(value)) for value in _values(element.value)]
 
     def text(self, value: str) -> str:
-        return clean_text(value, self.header.known, days=self.days).text
+        return clean_text(value, self.header.known, days=self.offset.days if self.offset else None).text
 
     def age(self, value: str) -> tuple[str, Any]:
         """Keep an age, those over 89 years as 90 (as US law and common practice have it)."""
@@ -194,25 +206,34 @@ class _Step:
         return ("C", "090Y") if old else ("K", found[0])
 
     def date(self, element: Any) -> tuple[str, Any]:
-        """Move dates by the patient's offset, keep times of day; without an offset all go."""
-        if self.days is None:
+        """Move dates and times by the patient's offset; without an offset all go."""
+        if self.offset is None:
             return "X", None
-        values = [str(value) for value in _values(element.value)]
-        if element.VR == "TM":
-            good = all(re.fullmatch(r"\d{2}:?\d{2}:?\d{2}(\.\d{1,6})?|\d{2}|\d{4}", value.strip()) for value in values)
-            return ("K", values) if good else ("X", None)
-        fresh = [moved(value, self.days) for value in values]
+        fresh = [self.one_date(str(value), element) for value in _values(element.value)]
         return ("X", None) if None in fresh else ("C", fresh)
+
+    def one_date(self, value: str, element: Any) -> str | None:
+        """Move a date, a time or both; a date together with the time that goes with it, if there is one."""
+        offset = self.offset or timedelta()
+        if element.VR == "TM":
+            return moved_time(value, offset)
+        if element.VR == "DA":
+            time = _plain(self.item, element.keyword.replace("Date", "Time")) if "Date" in element.keyword else ""
+            fresh = moved(value, time, offset) or moved(value, "", offset)
+            return fresh[0] if fresh else None
+        found = re.fullmatch(r"(\d{8})(\d{2,6}(?:\.\d{1,6})?)?([+-]\d{4})?", value.strip("\0 "))
+        fresh = moved(found[1], found[2] or "", offset) if found else None
+        return f"{fresh[0]}{fresh[1]}{found[3] or ''}" if fresh and found else None
 
     def unnamed(self, element: Any) -> tuple[str, Any]:
         """Judge an element that the table doesn't name by what it holds."""
         kind, value = element.VR, element.value
         if value is None or (isinstance(value, (str, bytes)) and not value):
             return "K", None
-        if kind in _NUMBERS or "US" in kind and not isinstance(value, bytes):
+        if kind in _NUMBERS or ("US" in kind and not isinstance(value, bytes)):
             return "K", value
         if kind == "UI":
-            fresh = self.do_U(element)[1]
+            fresh = self.do_u(element)[1]
             return ("K" if fresh == [str(old) for old in _values(value)] else "U"), fresh
         if kind in ("DA", "DT", "TM"):
             return self.date(element)
@@ -255,7 +276,7 @@ class _Step:
             item.CodingSchemeDesignator = "DCM"
             items.append(item)
         new.DeidentificationMethodCodeSequence = items
-        new.LongitudinalTemporalInformationModified = "REMOVED" if self.days is None else "MODIFIED"
+        new.LongitudinalTemporalInformationModified = "REMOVED" if self.offset is None else "MODIFIED"
         new.SpecificCharacterSet = "ISO_IR 192"
 
 
@@ -272,7 +293,7 @@ def _made(tag: Any, kind: str, value: Any) -> Any:
 
 
 def _code_of(item: Any) -> dict[str, str] | None:
-    """Read an item that is a code; `private` is empty where the standard has the code, whose meaning is then the standard's."""
+    """Read an item that is a code; `private` is empty and the meaning the standard's where it has it."""
     scheme, value = _plain(item, "CodingSchemeDesignator"), _plain(item, "CodeValue")
     if not value:
         value = _plain(item, "LongCodeValue") or _plain(item, "URNCodeValue")

@@ -51,7 +51,7 @@ def clean_image(data: bytes, kind: str, *, where: str) -> bytes:
         where: What to call it in an error.
 
     Returns:
-        JPEG: without comments and application data; a turn that Exif asks for is kept as such. PNG: without text, time, Exif
+        JPEG: no comments and application data; a turn that Exif asks for is kept. PNG: without text, time, Exif
         and colour profile. NIfTI: without the text fields of the header and without extensions; the affine stays.
 
     Raises:
@@ -101,7 +101,7 @@ def text_in(data: bytes, *, where: str) -> list[Box]:
     from PIL import Image, ImageOps
 
     try:
-        picture = Image.open(io.BytesIO(data))
+        picture: Image.Image = Image.open(io.BytesIO(data))
         if picture.width * picture.height > _MOST_PIXELS:
             raise ValueError("too large")
         picture = ImageOps.exif_transpose(picture)
@@ -150,7 +150,7 @@ def _clean_png(data: bytes) -> bytes:
     first = next((place for place, (kind, _) in enumerate(chunks) if kind == b"IDAT"), None)
     if first is None:
         raise ValueError("no pixels")
-    kept = [chunk for chunk in chunks[:first]] + [(b"IDAT", pixels)]
+    kept = [*chunks[:first], (b"IDAT", pixels)]
     kept += [chunk for chunk in chunks[first:] if chunk[0] not in (b"IDAT", b"IEND")] + [(b"IEND", b"")]
     return _PNG + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in kept

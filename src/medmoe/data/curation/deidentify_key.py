@@ -9,14 +9,14 @@ import os
 import re
 import secrets
 import uuid
-from datetime import date, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from medmoe.errors import DataError
 
 _STANDARD_ROOT = "1.2.840.10008."
 _BYTES = 32
-_MOST_DAYS = 3650
+_MOST_DAYS, _DAY = 3650, 86400
 
 
 class Key:
@@ -55,10 +55,15 @@ class Key:
             return value
         return f"2.25.{uuid.UUID(bytes=self.digest('uid', value)[:16], version=4).int}"
 
+    def offset(self, patient: str) -> timedelta:
+        """Give by how much a patient's dates and times move: up to ten years into the past, all alike."""
+        digest = self.digest("days", patient.strip())
+        days = 1 + int.from_bytes(digest[:8], "big") % _MOST_DAYS
+        return timedelta(days=-days, seconds=int.from_bytes(digest[8:16], "big") % _DAY)
+
     def days(self, patient: str) -> int:
-        """Give the days that a patient's dates move by: 1 to 3650 into the past, the same for all of the patient's."""
-        number = int.from_bytes(self.digest("days", patient.strip())[:8], "big")
-        return -(1 + number % _MOST_DAYS)
+        """Give the whole days of `offset`, for dates without a time."""
+        return self.offset(patient).days
 
     @property
     def fingerprint(self) -> str:
@@ -71,7 +76,7 @@ def is_standard(uid: str) -> bool:
 
     It isn't enough that one begins as those do: a file may hold any.
     """
-    from pydicom.uid import UID_dictionary
+    from pydicom._uid_dict import UID_dictionary
 
     return uid.startswith(_STANDARD_ROOT) and uid in UID_dictionary
 
@@ -102,21 +107,43 @@ def open_secret(path: Path) -> bytes:
     return bytes.fromhex(text)
 
 
-def moved(value: str, days: int) -> str | None:
-    """Move a DICOM date or date and time by whole days; the time of day stays.
+def moved(day: str, time: str, offset: timedelta) -> tuple[str, str] | None:
+    """Move a DICOM date and the time that goes with it.
 
     Args:
-        value: `YYYYMMDD`, `YYYY.MM.DD` or `YYYYMMDDHHMMSS.FFFFFF&ZZXX`, from the day on.
-        days: By how many.
+        day: `YYYYMMDD` or `YYYY.MM.DD`.
+        time: `HH`, `HHMM` or `HHMMSS.FFFFFF`; empty where there is none: the date moves by whole days then.
+        offset: By how much; its days are a whole number, its seconds come on top.
 
     Returns:
-        The value moved; None where it isn't such a value.
+        Both moved; None where they aren't a date and a time.
     """
-    found = re.fullmatch(r"(\d{4})\.?(\d\d)\.?(\d\d)((?:\d{2}){0,3}(?:\.\d{1,6})?(?:[+-]\d{4})?)", value.strip("\0 "))
-    if found is None:
+    date = re.fullmatch(r"(\d{4})\.?(\d\d)\.?(\d\d)", day.strip("\0 "))
+    clock = _clock(time)
+    if date is None or clock is None:
         return None
     try:
-        day = date(int(found[1]), int(found[2]), int(found[3])) + timedelta(days=days)
+        start = datetime(int(date[1]), int(date[2]), int(date[3])) + clock[0]
+        fresh = start + (offset if time else timedelta(days=offset.days))
     except (ValueError, OverflowError):
         return None
-    return f"{day:%Y%m%d}{found[4]}" if day.year >= 1000 else None
+    if fresh.year < 1000:
+        return None
+    return f"{fresh:%Y%m%d}", f"{fresh:%H%M%S}{clock[1]}" if time else ""
+
+
+def moved_time(time: str, offset: timedelta) -> str | None:
+    """Move a time of day without a date by the offset's seconds, around the clock; None where it isn't one."""
+    fresh = moved("20000101", time, offset)
+    return fresh[1] if fresh and time else None
+
+
+def _clock(time: str) -> tuple[timedelta, str] | None:
+    """Read a DICOM time: its whole seconds, and the fraction as it is written."""
+    found = re.fullmatch(r"(?:(\d\d)(?::?(\d\d)(?::?(\d\d)(\.\d{1,6})?)?)?)?", time.strip("\0 "))
+    if found is None:
+        return None
+    hours, minutes, seconds = (int(part or 0) for part in found.groups()[:3])
+    if hours > 23 or minutes > 59 or seconds > 60:
+        return None
+    return timedelta(hours=hours, minutes=minutes, seconds=seconds), found[4] or ""

@@ -114,7 +114,7 @@ def clean_file(
             what = "a kind of file that can't be cleaned; allowed: DICOM, JPEG, PNG, NIfTI"
             raise DataError(what, where=record.source)
         if record.kind == "dicom":
-            content, place, known = _dicom(path, way, record)
+            content, place, known = _dicom(path, way, record, look=look)
         else:
             content, place = _picture(path, name, way, record, patient, look=look)
         record.file = place
@@ -123,21 +123,21 @@ def clean_file(
         record.file, record.reason = None, error.what
     except OSError as error:
         record.file, record.reason = None, f"can't be read or written ({error.strerror})"
+    except Exception as error:  # one broken file mustn't stop a run, nor its words reach the log
+        record.file, record.reason = None, f"can't be cleaned ({type(error).__name__})"
     return record, known
 
 
-def _dicom(path: Path, way: Way, record: Record) -> tuple[bytes, str, Known]:
+def _dicom(path: Path, way: Way, record: Record, *, look: bool) -> tuple[bytes, str, Known]:
     """Clean a DICOM file; its folders are patient, study and series."""
-    file = clean_dicom(path, way.key, way.options, burned_in=way.burned_in, where=record.source)
+    file = clean_dicom(path, way.key, way.options, burned_in=way.burned_in, look=look, where=record.source)
     record.patient, record.study = file.patient, file.study
     record.changes = [(*change, count) for change, count in sorted(file.changes.items())]
     record.burned_in, record.blanked, record.risks = file.boxes, file.blanked, file.risks
     return file.content, f"{file.patient}/{file.study}/{file.series}/{record.source}.dcm", file.known
 
 
-def _picture(
-    path: Path, name: str, way: Way, record: Record, patient: str | None, *, look: bool
-) -> tuple[bytes, str]:
+def _picture(path: Path, name: str, way: Way, record: Record, patient: str | None, *, look: bool) -> tuple[bytes, str]:
     """Clean another file; its folder is its patient, else what stands for the folder it was in."""
     kind = str(record.kind)
     content = clean_image(path.read_bytes(), kind, where=record.source)

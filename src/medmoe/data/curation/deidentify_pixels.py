@@ -1,4 +1,4 @@
-"""The pixels of a DICOM file written anew: nothing beside, behind or between them, and regions blanked where asked for."""
+"""The pixels of a DICOM file written anew: nothing beside, behind or between them, and regions blanked if asked for."""
 
 from __future__ import annotations
 
@@ -62,8 +62,9 @@ class Shape:
 def write_pixels(old: Any, new: Any, syntax: str, *, where: str) -> str:
     """Write the pixels of one data set into another.
 
-    Uncompressed pixels are cut to their size, and bits that carry no value are cleared (overlays were kept in them); JPEG,
-    JPEG-LS and JPEG 2000 lose what isn't picture; RLE, in which anything may lie behind a segment, is written uncompressed.
+    Uncompressed pixels are cut to their size, and bits that carry no value are cleared (overlays were kept in them).
+    JPEG, JPEG-LS and JPEG 2000 lose what isn't picture. RLE, where anything may lie behind a segment, is written
+    uncompressed.
 
     Args:
         old: The data set as it was read.
@@ -182,6 +183,8 @@ def _write_native(old: Any, new: Any, *, big: bool) -> None:
     from pydicom import DataElement
 
     shape, element = Shape.of(old), old["PixelData"]
+    if len(element.value) < shape.bytes:
+        raise ValueError("cut off")
     swapped = big and shape.allocated == 8 and element.VR == "OW"  # bytes in words: the odd last one lies second
     data = bytes(element.value)[: shape.bytes + (shape.bytes % 2 if swapped else 0)]
     if swapped and shape.bytes % 2 and len(data) > shape.bytes:

@@ -115,16 +115,17 @@ def known_code(scheme: str, value: str) -> str | None:
 @cache
 def _meanings() -> dict[tuple[str, str], str]:
     """Collect (scheme, code) → meaning from pydicom's copy of the standard's context groups."""
-    from pydicom.sr._concepts_dict import concepts
-    from pydicom.sr._snomed_dict import mapping
+    from pydicom.sr import _concepts_dict, _snomed_dict
 
-    found = {
+    concepts: Any = _concepts_dict.concepts
+    srt: Any = _snomed_dict.mapping["SRT"]
+    found: dict[tuple[str, str], str] = {
         (scheme, code): meaning
         for scheme, names in concepts.items()
         for by_code in names.values()
         for code, (meaning, _) in by_code.items()
     }
-    for old, new in mapping["SRT"].items():
+    for old, new in srt.items():
         if ("SCT", new) in found:
             found["SRT", old] = found["SNM3", old] = found["SCT", new]
     return found

@@ -1,7 +1,7 @@
 """Compressed pictures without what isn't picture: comments and application data of JPEG, JPEG-LS and JPEG 2000, tails.
 
-The coded picture stays as it is, bit by bit. JPEG: ISO/IEC 10918-1 Annex B; JPEG-LS: ISO/IEC 14495-1 Annex C; JPEG 2000:
-ISO/IEC 15444-1 Annex A.
+The coded picture stays as it is, bit by bit. JPEG: ISO/IEC 10918-1 Annex B; JPEG-LS: ISO/IEC 14495-1 Annex C;
+JPEG 2000: ISO/IEC 15444-1 Annex A.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def clean_stream(data: bytes) -> bytes:
 
     Returns:
         The same picture. JPEG: without comments, application data (but for the short Adobe, JFIF and JPEG-LS colour
-        marks, which decoders need) and whatever follows its end. JPEG 2000: with comments blanked, and only the codestream.
+        marks, which decoders need) and whatever follows its end. JPEG 2000: with comments blanked, the codestream only.
 
     Raises:
         ValueError: If it is none of these, or broken.

@@ -5,6 +5,7 @@ A name that stands alone and that the header doesn't have is not found. Eponyms 
 measurements (12/5 mm, C5-6, T1/T2) are left.
 """
 
+# ruff: noqa: E501 - patterns of one rule stay on one line
 from __future__ import annotations
 
 import re
@@ -12,16 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 
 from medmoe.data.curation.deidentify_rules import codes
 
 _SHIFT = 0xE000  # into Unicode's area of private use
 _OURS = re.compile("[\ue000-\uf8ff]")
 _COMMON = frozenset(
-    "the and for with from test anonymous unknown patient none null name not new old male female doctor hospital clinic center"
-    " centre medical health imaging university department radiology general institute dept city street road number"
-    " anonymized removed phantom".split()
+    ["the", "and", "for", "with", "from", "test", "anonymous", "unknown", "patient", "none", "null", "name", "not", "new", "old", "male", "female", "doctor", "hospital", "clinic", "center", "centre", "medical", "health", "imaging", "university", "department", "radiology", "general", "institute", "dept", "city", "street", "road", "number", "anonymized", "removed", "phantom"]
 )  # fmt: skip
 
 
@@ -42,10 +41,14 @@ class Known:
     @classmethod
     def of(cls, *, names: Iterable[str] = (), ids: Iterable[str] = ()) -> Known:
         """Make it of values as they stand in a header (`DOE^JANE`, `MRN 0012345`)."""
-        words, phrases, numbers = set(), set(), set()
+        words: set[str] = set()
+        phrases: set[str] = set()
+        numbers: set[str] = set()
         for value in names:
             parts = re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", value.lower())
-            words.update(part for part in parts if len(part) > 2 and part not in _COMMON and part.upper() not in codes())
+            words.update(
+                part for part in parts if len(part) > 2 and part not in _COMMON and part.upper() not in codes()
+            )
             if len(parts) > 1:
                 phrases |= {" ".join(parts), " ".join(parts[::-1]), " ".join([*parts[1:], parts[0]])}
         for value in ids:
@@ -105,9 +108,10 @@ def clean_text(text: str, known: Known | None = None, *, days: int | None = None
     for kind, pattern, put in _RULES:
         _replace(cleaned, pattern, kind, put)
     for pattern, order in _DATES:
-        _replace(cleaned, pattern, "DATE", lambda found, order=order: _date(found, order, days))
+        _replace(cleaned, pattern, "DATE", partial(_date, order=order, days=days))
     for kind, pattern, put in _LATE_RULES:
         _replace(cleaned, pattern, kind, put)
+    _replace(cleaned, _SEVERAL, "NAME", lambda found: "[NAME]")
     cleaned.text = _OURS.sub(lambda found: chr(ord(found[0]) - _SHIFT), cleaned.text)
     return cleaned
 
@@ -180,7 +184,7 @@ _DATES = (
 )  # fmt: skip
 
 
-def _date(found: re.Match[str], order: str, days: int | None) -> str | None:
+def _date(found: re.Match[str], *, order: str, days: int | None) -> str | None:
     """Replace a date, if it is one: by a placeholder, or moved where it is whole."""
     parts = dict(zip(order, found.groups(), strict=True))
     month = _month(parts["m"])
@@ -205,7 +209,7 @@ def _month(text: str) -> int:
     return next((_FIRST[text.lower()[:length]] for length in (4, 3) if text.lower()[:length] in _FIRST), 0)
 
 
-_WORD = r"(?:[^\W\d_a-zß-öø-ÿ][^\W\d_]*(?:['’-][^\W\d_]+)*|[A-Z]\.)"  # begins with a capital letter
+_WORD = r"(?:\[NAME\]|[A-Z]\.(?=[ ]?[A-Z])|[^\W\d_a-zß-öø-ÿ][^\W\d_]*(?:['’-][^\W\d_]+){0,3})"  # begins with a capital letter
 _LINK = r"(?:van|von|der|den|de|del|la|le|bin|ibn|al|el|ter|zu|dos|da|di)"
 _NAME = rf"(?:{_LINK}[ ]+)*{_WORD}(?:(?:[ ]*,[ ]*|[ ]+|(?<=\.))(?:{_LINK}[ ]+)*{_WORD}){{0,3}}"
 _PLAIN_NAME = rf"(?:{_LINK}[ ]+)*{_WORD}(?:(?:[ ]+|(?<=\.))(?:{_LINK}[ ]+)*{_WORD}){{0,3}}"
@@ -217,7 +221,7 @@ _LABEL = (
     r"|(?:patient(?:'s)?|full|last|first|family|maiden)[ ]?name|name(?=[ ]*:)|patient(?=[ ]*:)"
     r"|(?:referring|attending|ordering|requesting|consulting|reporting|family|primary care)"
     r" (?:physician|doctor|radiologist|provider|clinician|consultant)|radiologist(?=[ ]*:)|physician(?=[ ]*:)"
-    r"|technologist(?=[ ]*:)|resident(?=[ ]*:)|attending(?=[ ]*:)|discussed with|communicated to|conveyed to|notified|cc(?=[ ]*:))"
+    r"|technologist(?=[ ]*:)|resident(?=[ ]*:)|attending(?=[ ]*:)|discussed with|communicated to|conveyed to|notified|courtesy of|credits? to|cc(?=[ ]*:))"
 )
 _DEGREE = r"(?:M\.?[ ]?D\.?|D\.?O\.?|Ph\.?D\.?|R\.?N\.?|PA-C|FRCR|FRCS|MRCP|FACR|MBBS|MBChB|NP|RT\(R\))"
 _ID_LABEL = (
@@ -234,10 +238,31 @@ _PLACES = (
 )
 _STREETS = r"(?:Street|St\.|Avenue|Ave\.?|Road|Rd\.?|Lane|Ln\.?|Drive|Boulevard|Blvd\.?|Square|Terrace|Parkway|Highway|Hwy\.?|Court|Crescent)"
 _ZIP = r"(?:,?[ ]+[A-Z][\w .]+?,[ ]*[A-Z]{2}[ ]+\d{5}(?:-\d{4})?)"
-_LEAVE = frozenset("The This That Our A An At In Of Local Outside Other Another Same Your No Any General Referring".split())
+_LEAVE = frozenset(
+    [
+        "The",
+        "This",
+        "That",
+        "Our",
+        "A",
+        "An",
+        "At",
+        "In",
+        "Of",
+        "Local",
+        "Outside",
+        "Other",
+        "Another",
+        "Same",
+        "Your",
+        "No",
+        "Any",
+        "General",
+        "Referring",
+    ]
+)
 _NO_NAME = frozenset(
-    "No The There This These Brain Chest Normal Findings Impression Comparison Technique Study Images A An In Is Was Shows Left Right"
-    " Spine Abdomen Pelvis Head Neck Scan Imaging Angiography Examination Contrast".split()
+    ["No", "The", "There", "This", "These", "Brain", "Chest", "Normal", "Findings", "Impression", "Comparison", "Technique", "Study", "Images", "A", "An", "In", "Is", "Was", "Shows", "Left", "Right", "Spine", "Abdomen", "Pelvis", "Head", "Neck", "Scan", "Imaging", "Angiography", "Examination", "Contrast"]
 )  # fmt: skip
 
 
@@ -246,6 +271,8 @@ def _after(found: re.Match[str]) -> str | None:
     first = re.split(r"[ ,]", found["name"])[0]
     if first.title() in _NO_NAME or found["name"] == "[NAME]":
         return None
+    if re.match(_UPPER_TITLE, found["head"]) and first in codes():
+        return None  # "CT AND MR. BRAIN AND SPINE"
     return f"{found['head']}[NAME]"
 
 
@@ -266,6 +293,7 @@ def _labelled(found: re.Match[str]) -> str | None:
     return f"{found['head']}[ID]" if any(letter.isdigit() for letter in found["id"]) else None
 
 
+_SEVERAL = re.compile(r"\[NAME\](?:[ ]?,?[ ]\[NAME\])+")  # one name, of which the header had parts
 _Rule = tuple[str, re.Pattern[str], Callable[[re.Match[str]], str | None] | None]
 _FIRST_RULES: tuple[_Rule, ...] = (
     ("EMAIL", re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+"), None),
@@ -283,7 +311,7 @@ _RULES: tuple[_Rule, ...] = (
     ("PHONE", _any_case(r"(?P<head>\b(?:tel(?:ephone)?|phone|fax|mobile|cell|pager|beeper|bleep|extension|ext)\b\.?(?:[ ]*(?:[:#]|no\.?|number))*[ ]*)(?P<id>\+?[\d][\d ()./-]{2,}\d)"), lambda found: f"{found['head']}[PHONE]"),
 )  # fmt: skip
 _LATE_RULES: tuple[_Rule, ...] = (
-    ("TIME", _any_case(r"(?<![\d.:])(?<!titer )(?<!titre )(?<!ratio )(?<!ratio of )(?<!dilution )(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?(?:[ ]*[ap]\.?m\b\.?)?(?!\d|:)"), None),
+    ("TIME", _any_case(r"(?<![\d.:])(?<!titer )(?<!titre )(?<!ratio )(?<!ratio of )(?<!dilution )(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?(?:[ ]*[ap]\.?m\b\.?)?(?!\d|:|[ ]*(?:dilution|ratio))"), None),
     ("TIME", _any_case(r"(?<![\d.:])(?:1[0-2]|0?[1-9])[ ]*[ap]\.?m\b\.?(?!\w)"), None),
     ("TIME", _any_case(r"(?<![\d.:])(?:[01]\d|2[0-3])[0-5]\d[ ]*(?:hours|hrs|h)\b"), None),
     ("AGE", _any_case(r"\b(?P<age>\d{2,3})[ -]*(?:year|yr|y/?o\b|y\.o\.)"), _age),
@@ -291,9 +319,9 @@ _LATE_RULES: tuple[_Rule, ...] = (
     ("PLACE", re.compile(rf"\b(?P<name>(?:(?:St\.|{_WORD}|of|and|&|the)[ ]+){{1,6}}?){_PLACES}\b(?:[ ]+of(?:[ ]+{_WORD}){{1,4}})?"), _place),
     ("PLACE", re.compile(rf"\b(?P<name>(?:Hospital|Hôpital|Klinikum|Ospedale|Krankenhaus|Clinique)[ ]+(?:(?:of|de|di|la|le|der|the|for|zum)[ ]+)*{_WORD}(?:[ ]+{_WORD}){{0,3}})"), lambda found: "[PLACE]"),
     ("NAME", re.compile(rf"(?P<head>{_TITLE}[ ]+(?:{_TITLE}[ ]+)*)(?P<name>{_PLAIN_NAME})(?:['’]s)?"), _after),
-    ("NAME", re.compile(rf"(?P<head>{_UPPER_TITLE}[ ]+)(?P<name>{_PLAIN_NAME})"), _after),
+    ("NAME", re.compile(rf"(?P<head>{_UPPER_TITLE}[ ]+)(?P<name>[A-Z][A-Z'’-]{{2,}}(?:[ ][A-Z][A-Z'’-]+){{0,2}})(?![a-z])"), _after),
     ("NAME", re.compile(rf"(?P<head>(?i:\b{_LABEL})(?:[ ]*[:=])?[ ]*)(?P<name>(?!Dr\b){_NAME})"), _after),
-    ("NAME", re.compile(rf"(?P<head>)(?P<name>{_PLAIN_NAME})(?=,?[ ]+{_DEGREE}(?![\w.]*\w))"), _after),
+    ("NAME", re.compile(rf"(?P<head>)(?<!\w)(?P<name>{_PLAIN_NAME})(?=,?[ ]+{_DEGREE}(?![\w.]*\w))"), _after),
     ("ID", re.compile(r"(?<![\d.,/-])(?<!\w)[A-Z]{0,4}-?\d{7,}(?![\d.]\d|\w)"), None),
     ("ID", re.compile(r"\b(?=[A-Z]*\d)[A-Z]{1,4}\d{5,}\b|\b[A-Z]{2,4}-\d{4,}\b"), None),
 )  # fmt: skip
