@@ -24,6 +24,7 @@ from medmoe.data.dicom import dicom_size, is_dicom, read_dicom, read_dicom_value
 from medmoe.data.jpeg import read_jpeg
 from medmoe.data.levels import MAX_PIXELS as MAX_PIXELS
 from medmoe.data.levels import stretch as stretch
+from medmoe.data.limits import BombError, open_file, refuse_bomb, refuse_scans
 from medmoe.data.nifti import is_nifti, nifti_size, read_nifti, read_nifti_values
 from medmoe.data.reading import USUAL, Reading
 from medmoe.errors import DataError
@@ -45,8 +46,8 @@ _UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     8: lambda a: a.swapaxes(0, 1)[::-1],
 }
 _DAMAGE = (
-    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, RuntimeError,
-    struct.error, zlib.error, Image.DecompressionBombError,
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, ArithmeticError, RuntimeError,
+    AttributeError, AssertionError, struct.error, zlib.error,
 )  # fmt: skip
 
 
@@ -70,7 +71,7 @@ def read_image(path: str | Path, *, at_least: int | None = None, reading: Readin
         DataError: If the file is missing, damaged, too large, of another kind, or has NaN or infinite pixels.
     """
     path = Path(path)
-    with _reading(str(path)), path.open("rb") as file:
+    with _reading(str(path)), open_file(path) as file:
         # A JPEG's decoder wants all of it at once; reading it in pieces first, for the header, would only cost calls.
         whole = path.suffix.lower() in (".jpg", ".jpeg")
         return _read(io.BytesIO(file.read()) if whole else file, path.name, str(path), at_least, reading)
@@ -109,6 +110,8 @@ def decode(file: BinaryIO, *, where: str, at_least: int | None = None) -> Pixels
     deep = is_deep_colour(image)
     # Pillow turns a TIFF upright by itself when it loads it.
     orientation = 1 if image.format == "TIFF" else _orientation(image)
+    if image.format == "JPEG":
+        refuse_scans(image, file)
     pixels: Pixels | None = read_jpeg(image, file, at_least=at_least)
     if pixels is None:
         pixels = read_deep_colour(lambda: _open(file), where=where) if deep else _values(image)
@@ -153,7 +156,7 @@ def image_size(path: str | Path, *, reading: Reading = USUAL) -> tuple[int, int]
         DataError: If the file is missing or isn't an image.
     """
     path = Path(path)
-    with _reading(str(path)), path.open("rb") as file:
+    with _reading(str(path)), open_file(path) as file:
         return _size(file, path.name, str(path), reading)
 
 
@@ -192,7 +195,7 @@ def read_mask(path: str | Path, *, reading: Reading = USUAL) -> NDArray[np.bool_
         DataError: As `read_image`.
     """
     path = Path(path)
-    with _reading(str(path)), path.open("rb") as file:
+    with _reading(str(path)), open_file(path) as file:
         return _mask(file, path.name, str(path), reading)
 
 
@@ -221,7 +224,7 @@ def read_gaze(path: str | Path) -> NDArray[np.float32]:
         DataError: As `read_image`, or if a value is negative.
     """
     path = Path(path)
-    with _reading(str(path)), path.open("rb") as file:
+    with _reading(str(path)), open_file(path) as file:
         return _gaze(file, str(path))
 
 
@@ -237,7 +240,8 @@ def _gaze(file: BinaryIO, where: str) -> NDArray[np.float32]:
     top = 255.0 if values.dtype == np.uint8 else float(values.max())
     if not np.isfinite(top) or values.min() < 0:
         raise DataError("a gaze map must be finite and not negative", where=where, remedy="export it again")
-    return (values / (top or 1.0)).astype(np.float32)
+    shown = np.empty(values.shape, np.float32)  # divided as float64, but never held as such
+    return np.divide(values, top or 1.0, out=shown, dtype=np.float64, casting="unsafe")
 
 
 @contextmanager
@@ -259,7 +263,10 @@ def _reading(where: str) -> Iterator[None]:
         what = "the file is empty" if empty else f"not a readable image; allowed: {allowed}"
         raise DataError(what, where=where, remedy="convert it, or take the row out") from error
     except Image.DecompressionBombError as error:
-        what = f"the image claims more than {MAX_PIXELS:,} pixels"
+        what = str(error) if isinstance(error, BombError) else f"the image claims more than {MAX_PIXELS:,} pixels"
+        raise DataError(what, where=where, remedy="cut it into tiles or shrink it first") from error
+    except MemoryError as error:
+        what = "the image takes more memory to read than there is"
         raise DataError(what, where=where, remedy="cut it into tiles or shrink it first") from error
     except _DAMAGE as error:
         what = f"the image is truncated or damaged ({str(error).splitlines()[0] if str(error) else error!r})"
@@ -277,8 +284,7 @@ def _open(file: BinaryIO) -> Image.Image:
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
         raise _EmptyFileError if file.seek(0, io.SEEK_END) == 0 else error from None
-    if image.width * image.height > MAX_PIXELS:
-        raise Image.DecompressionBombError
+    refuse_bomb(image)
     return image
 
 

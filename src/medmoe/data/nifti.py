@@ -163,7 +163,8 @@ def _opened(file: BinaryIO, where: str) -> Iterator[Any]:
         what = "NIfTI volumes need nibabel, which isn't installed"
         raise MissingDependencyError(what, where=where, remedy="pip install 'medmoe[nifti]'") from error
     refusals = (
-        nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, OSError, EOFError, ValueError,
+        nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError,
+        nibabel.wrapstruct.WrapStructError, OSError, EOFError, ValueError,
         TypeError, KeyError, IndexError, OverflowError, MemoryError, ArithmeticError, zlib.error, AttributeError,
         RuntimeError,
     )  # fmt: skip

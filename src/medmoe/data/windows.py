@@ -107,11 +107,19 @@ def curve(values: NDArray[Any], centre: float, width: float, *, function: str = 
     Returns:
         float64 in [0, 1].
     """
-    offset = np.asarray(values, np.float64) - centre
+    shown: NDArray[Any] = np.subtract(values, centre, dtype=np.float64)  # changed in place: images are large
     if function == "SIGMOID":
-        return np.asarray(1.0 / (1.0 + np.exp(np.clip(-4.0 * offset / width, -60.0, 60.0))))
+        shown *= -4.0
+        shown /= width
+        np.exp(np.clip(shown, -60.0, 60.0, out=shown), out=shown)
+        shown += 1.0
+        return np.asarray(np.divide(1.0, shown, out=shown))
     if function == "LINEAR_EXACT" or width < 1:
-        return np.clip(offset / width + 0.5, 0.0, 1.0)
-    if width == 1:
-        return np.asarray(offset > -0.5, np.float64)
-    return np.clip((offset + 0.5) / (width - 1.0) + 0.5, 0.0, 1.0)
+        shown /= width
+    elif width == 1:
+        return np.asarray(shown > -0.5, np.float64)
+    else:
+        shown += 0.5
+        shown /= width - 1.0
+    shown += 0.5
+    return np.clip(shown, 0.0, 1.0, out=shown)

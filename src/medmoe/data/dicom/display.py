@@ -69,7 +69,7 @@ def grey(stored: Pixels, header: Any, shape: Layout, frame: int, window: str, wh
         np.subtract(1.0, shown, out=shown)
     if pad is not None:
         shown[pad] = 0.0
-    return shown.astype(np.float32)
+    return shown.astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,12 @@ def _windowed(values: Pixels, voi: _Voi) -> Pixels | None:
         return np.clip(looked / float(2**bits - 1), 0.0, 1.0)
     if not voi.pairs:
         return None
-    shown = [curve(values, *pair, function=voi.function) for pair in voi.pairs]
-    return shown[0] if len(shown) == 1 else np.stack(shown, axis=-1)
+    if len(voi.pairs) == 1:
+        return curve(values, *voi.pairs[0], function=voi.function)
+    shown = np.empty((*values.shape, len(voi.pairs)), np.float32)
+    for channel, pair in enumerate(voi.pairs):
+        shown[..., channel] = curve(values, *pair, function=voi.function)
+    return shown
 
 
 def _full(

@@ -301,7 +301,8 @@ def _joined(header: Any, names: tuple[str, ...], between: str) -> str | None:
 
 def _image_type(header: Any) -> tuple[str, ...]:
     value = _value(header, "ImageType")
-    parts = [value] if isinstance(value, str) else list(value or ())
+    several = hasattr(value, "__iter__") and not isinstance(value, str)
+    parts = () if value is None else value if several else (value,)
     return tuple(str(part).strip().upper() for part in parts)
 
 

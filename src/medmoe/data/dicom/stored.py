@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 from medmoe.data.dicom.header import PIXELS, frames, get, has, short, syntax
 from medmoe.data.dicom.tables import palette
 from medmoe.data.levels import MAX_PIXELS
+from medmoe.data.limits import MEMORY
 from medmoe.errors import DataError
 
 _LITTLE_ENDIAN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # implicit and explicit VR, uncompressed
 GREY = ("MONOCHROME1", "MONOCHROME2")
 PALETTE = "PALETTE COLOR"
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
+# Bytes a pixel at the peak of reading: stored, measured in float64, windowed, as float32; 8-bit colour stays as it is.
+_BYTES_OF_GREY, _BYTES_OF_COLOUR = 30, 10
 # Decoders in the order in which they are tried, so that two machines with the same ones see the same pixels.
 # GDCM isn't among them: a damaged stream makes it end the process.
 _DECODERS = ("pylibjpeg", "pyjpegls", "pillow", "pydicom")
@@ -70,6 +73,10 @@ def layout(header: Any, where: str) -> Layout:
         what = f"the image claims {height:,} × {width:,} pixels, more than {MAX_PIXELS:,}"
         raise DataError(what, where=where, remedy="cut it into tiles or shrink it first")
     samples, allocated = short(header, "SamplesPerPixel") or 1, short(header, "BitsAllocated") or 0
+    most = MEMORY // (_BYTES_OF_COLOUR if samples > 1 and allocated <= 8 else _BYTES_OF_GREY * samples)
+    if height * width > most:
+        what = f"the image claims {height:,} × {width:,} pixels; {most:,} of such are read, which takes 1 GiB"
+        raise DataError(what, where=where, remedy="cut it into tiles or shrink it first")
     bits, high = short(header, "BitsStored") or allocated, short(header, "HighBit")
     photometric = str(get(header, "PhotometricInterpretation") or "").strip().upper()
     allowed = COLOURS if samples == 3 else (*GREY, PALETTE)

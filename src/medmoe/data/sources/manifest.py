@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from medmoe.data.images import image_size, read_gaze, read_image, read_mask
+from medmoe.data.limits import open_file
 from medmoe.data.masks import region
 from medmoe.data.reading import HEADER, USUAL, Reading
 from medmoe.data.sources.cells import parse_number, place_boxes, sample_of
@@ -331,9 +332,10 @@ class ManifestSource:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"can't be read: {error.strerror}") from None
+        with open_file(path) as file:
+            return file.read()
+    except (OSError, ValueError) as error:
+        raise DataError(f"can't be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _count(table: pa.Table, name: str) -> dict[str, int]:
