@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import medmoe as library
+from medmoe.data.contract import fingerprint_of
 from micro import Said, image_rows, medmoe, truncate, write_manifest
 
 LABELS = ("mass", "nodule")
@@ -226,27 +227,43 @@ def rewrite(path: Path, **values: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
 
 
-@pytest.mark.parametrize("values", [{"interpolation": "bicubic"}, {"fingerprint": "0123456789abcdef"}])
-def test_other_preprocessing_than_the_declared_names_both_fingerprints(
-    own: Path, phantoms: Path, values: dict[str, str]
-):
+def edit_step(path: Path, step: str, **values: object) -> None:
+    steps = json.loads(path.read_text(encoding="utf-8"))["steps"]
+    rewrite(path, steps=[{**one, **values} if one["step"] == step else one for one in steps])
+
+
+@pytest.mark.parametrize("change", ["step", "fingerprint"])
+def test_an_edited_declaration_of_preprocessing_names_both_fingerprints(own: Path, phantoms: Path, change: str):
     path = own / "model" / "preprocess.json"
-    rewrite(path, **values)
+    if change == "step":
+        edit_step(path, "resize", interpolation="bicubic")
+    else:
+        rewrite(path, fingerprint="0123456789abcdef")
     declared = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
     found = judge(own, phantoms, tasks="routing", split="test")
     used = found.results["about"]["preprocess_fingerprint"]
     assert used != declared
     assert found.warning.startswith(
-        f"the model’s preprocess.json declares the fingerprint {declared}, but its settings give {used} here: "
+        f"the model’s preprocess.json bears the fingerprint {declared}, but what it says has "
     )
     said = medmoe("report", own, "--out", own / "page.html", "--heatmaps", 0)
     assert said.out.count(declared) == 1
 
 
+def test_a_machine_that_prepares_images_otherwise_is_told_with_the_step(own: Path, phantoms: Path):
+    path = own / "model" / "preprocess.json"
+    rewrite(path, libraries={"torch": "1", "pydicom": "3"})
+    rewrite(path, fingerprint=fingerprint_of(json.loads(path.read_text(encoding="utf-8"))))
+    found = judge(own, phantoms, tasks="routing", split="test")
+    assert found.warning.startswith("this machine prepares images otherwise than the model’s did (")
+    assert found.warning.endswith("): library torch: release 1 and 2")
+
+
 def test_preprocessing_of_another_image_size_stops(own: Path, phantoms: Path):
-    rewrite(own / "model" / "preprocess.json", size=48)
+    edit_step(own / "model" / "preprocess.json", "resize", longest_side=48)
+    edit_step(own / "model" / "preprocess.json", "pad", side=48)
     assert judge(own, phantoms).said.mistake == (
-        f"{own / 'model' / 'preprocess.json'}: images of 48 pixels, but the image_size of config.json is 32; "
+        f"{own / 'model' / 'preprocess.json'}: image_size 48, but that of config.json is 32; "
         "restore the file that was edited, or save the model again"
     )
 

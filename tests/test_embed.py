@@ -11,6 +11,7 @@ import pytest
 import torch
 from pyarrow.parquet import read_metadata, read_table
 
+from medmoe.data.contract import declare
 from medmoe.data.sources.base import ChangedSource, Source
 from medmoe.data.sources.manifest import ManifestSource
 from medmoe.data.sources.rows import Rows
@@ -60,7 +61,7 @@ def test_the_file_says_which_preprocessing_it_was_made_with(
     out = tmp_path / "embeddings.parquet"
     write_embeddings(predictor.model, source, out, workers=0)
     kept = read_metadata(out).metadata
-    assert kept[b"preprocess_fingerprint"].decode() == predictor.preprocess.fingerprint()
+    assert json.loads(kept[b"preprocess"]) == declare(predictor.preprocess)
 
 
 class Watching:

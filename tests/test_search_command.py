@@ -58,6 +58,16 @@ def test_another_model_than_the_one_that_embedded_is_refused(run: Path, embedded
     assert "embed them with the model that the index was built with" in said.mistake
 
 
+def test_models_with_different_preprocessing_cant_share_an_index(run: Path, embedded: Path, phantoms: Path):
+    assert medmoe("index", "build", embedded / "e.parquet", "--out", embedded / "index").code == 0
+    assert train(phantoms, embedded / "other", "--set", "model.vision.window=full").code == 0
+    said = medmoe("search", embedded / "index", "--model", embedded / "other", "--text", "a mass")
+    assert (
+        f"{embedded / 'index'}: the index and the model don't share their preprocessing (step 'read': window 'header' "
+        "and 'full'); search with the model that it was built with"
+    ) in said.mistake
+
+
 def test_mistakes_are_told_in_one_line(run: Path, embedded: Path):
     index = embedded / "index"
     assert (

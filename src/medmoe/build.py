@@ -19,11 +19,12 @@ from medmoe.config import (
     VisionConfig,
     parse,
 )
+from medmoe.data.contract import DECLARED, declare
 from medmoe.data.crops import RandomCrop
 from medmoe.data.loader import Loader
 from medmoe.data.plan import PLAIN, Layout
 from medmoe.data.preprocess import Preprocess
-from medmoe.data.sources.base import Source, by_shard, reduced, shards_of, sizes_of
+from medmoe.data.sources.base import Source, by_shard, reduced, shards_of, shown, sizes_of
 from medmoe.data.sources.remembered import RememberedSource
 from medmoe.data.text import ReportTokenizer
 from medmoe.data.transforms import Augment
@@ -177,10 +178,10 @@ def build_model(config: ModelConfig, tokenizer: ReportTokenizer, *, seed: int = 
             report_words=tokenizer.vocab_size if config.report_words else 0,
             region_words=tokenizer.vocab_size if config.region_words else 0,
         )
-    preprocess = Preprocess(size=config.vision.image_size)
+    preprocess = Preprocess(size=config.vision.image_size, window=config.vision.window)
     model.assets = Assets(
         config=config.model_dump(mode="json"),
-        preprocess={**preprocess.to_dict(), "fingerprint": preprocess.fingerprint()},
+        preprocess=declare(preprocess),
         tokenizer=tokenizer,
     )
     return model
@@ -197,17 +198,21 @@ def load_model(path: Path | str) -> MedVLM:
     model = build_model(config, ReportTokenizer.load(folder))
     saved = read_json(folder / PREPROCESS)
     try:
-        size = preprocess_of(saved).size  # rejects what this version can't do
+        preprocess = preprocess_of(saved)  # rejects what this version can't do
     except ConfigError as error:
         what = f"{error.where}: {error.what}"
         remedy = error.remedy or "use the release that wrote it, or save the model again"
         raise ModelError(what, where=str(folder / PREPROCESS), remedy=remedy) from None
-    if size != config.vision.image_size:
-        raise ModelError(
-            f"images of {size} pixels, but the image_size of {CONFIG} is {config.vision.image_size}",
-            where=str(folder / PREPROCESS),
-            remedy="restore the file that was edited, or save the model again",
-        )
+    own = {"image_size": preprocess.size, "window": preprocess.window}
+    for name, value in own.items():
+        if value != getattr(config.vision, name):
+            raise ModelError(
+                f"{name} {value!r}, but that of {CONFIG} is {getattr(config.vision, name)!r}",
+                where=str(folder / PREPROCESS),
+                remedy="restore the file that was edited, or save the model again",
+            )
+    if "steps" not in saved:  # of an earlier release
+        saved = declare(preprocess)
     put_weights(model, read_weights(folder / WEIGHTS), where=str(folder / WEIGHTS), remedy="save the model again")
     assert model.assets is not None
     gate = read_json(folder / GATE) if (folder / GATE).is_file() else None
@@ -232,7 +237,7 @@ def put_weights(model: MedVLM, weights: Mapping[str, Tensor], *, where: str, rem
 
 def preprocess_of(saved: dict[str, Any]) -> Preprocess:
     """Give the preprocessing that a model folder declares."""
-    return Preprocess.from_dict({key: value for key, value in saved.items() if key != "fingerprint"})
+    return Preprocess.from_dict({key: value for key, value in saved.items() if key not in DECLARED})
 
 
 def tokenizer_of(model: MedVLM) -> ReportTokenizer:
@@ -300,6 +305,7 @@ def build_loader(
     data = config.data
     augment = Augment(strength=data.augment, flip=data.flip) if train and data.augment > 0 else None
     preprocess = preprocess_of(model.assets.preprocess)
+    source = shown(source, preprocess.window)
     layout = build_layout(source, config.data) if train else PLAIN
     if layout.shards is not None:
         source = by_shard(source)

@@ -25,6 +25,8 @@ class VisionConfig(Config):
     Attributes:
         name: `tiny`, `descriptor`, or a timm backbone with `features_only` (`swin-t`, `resnet50`, …).
         image_size: Side of the square input in pixels.
+        window: How DICOM and NIfTI values become grey levels: `header`, `usual`, `full`, a named window (`lung`), or
+            three for three channels (`lung+soft_tissue+bone`); see `medmoe.data.reading.Reading`.
         channels: C_l of `tiny`; other encoders know their own.
         norm: Norm of `tiny`: group, layer or batch.
         measures: What `descriptor` takes: some of colour, grey_levels, layout and texture.
@@ -34,6 +36,7 @@ class VisionConfig(Config):
 
     name: str = "tiny"
     image_size: int = Field(64, ge=32)
+    window: str = "header"
     channels: tuple[int, ...] = (32, 64, 128, 256)
     norm: str = "group"
     measures: tuple[str, ...] = ("colour", "grey_levels", "layout", "texture")

@@ -10,6 +10,7 @@ from typing import Any
 
 from medmoe.adapters import Adapter
 from medmoe.build import facts_of, preprocess_of
+from medmoe.data.contract import declare, differences, fingerprint_of
 from medmoe.data.sources.base import Source
 from medmoe.errors import ConfigError
 from medmoe.leaks import TrainedOn, namesakes, overlap, recall
@@ -93,18 +94,22 @@ def of_leaks(path: Path, model: MedVLM | Adapter, source: Source) -> Doubts:
 
 
 def of_preprocessing(model: MedVLM | Adapter) -> list[str]:
-    """Say where a model's declared preprocessing isn't what this machine does with its settings."""
+    """Say where a model's declared preprocessing isn't what this machine does with its steps."""
     if isinstance(model, Adapter):
         return []  # computed here, from the library's own settings
     assert model.assets is not None
-    declared = model.assets.preprocess.get("fingerprint")
-    found = preprocess_of(model.assets.preprocess).fingerprint()
-    if declared == found:
+    declared = model.assets.preprocess
+    bears, should = declared.get("fingerprint"), fingerprint_of(declared)
+    if bears != should:
+        return [
+            f"the model’s preprocess.json bears the fingerprint {bears or '(none)'}, but what it says has {should}: "
+            "it was edited"
+        ]
+    own = declare(preprocess_of(declared))
+    other = differences(declared, own)
+    if not other:
         return []
-    return [
-        f"the model’s preprocess.json declares the fingerprint {declared or '(none)'}, but its settings give {found} "
-        "here: they were edited, or this machine’s libraries make other pixels of them"
-    ]
+    return [f"this machine prepares images otherwise than the model’s did ({own['fingerprint']}): {'; '.join(other)}"]
 
 
 Labels = dict[tuple[str, str], Counter[str]]

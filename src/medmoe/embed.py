@@ -138,7 +138,7 @@ def _run(model: MedVLM, source: Source, out: Path, how: _How, workers: int, tell
     """Make the parts that aren't there yet, and join all."""
     assert model.assets is not None
     about = {
-        "preprocess_fingerprint": str(model.assets.preprocess.get("fingerprint")),
+        "preprocess": json.dumps(model.assets.preprocess),
         "fingerprint": fingerprint_of(model.state_dict(), model.assets),
         "precision": how.precision,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -115,7 +116,7 @@ def fingerprint(model: MedVLM, source: Source, options: str = "") -> Fingerprint
     assert model.assets is not None
     return Fingerprint(
         model=of_weights(model.state_dict(), model.assets.config, model.assets.tokenizer),
-        preprocess=str(model.assets.preprocess.get("fingerprint")),
+        preprocess=json.dumps(model.assets.preprocess, sort_keys=True),
         data=of_samples(source, masks=True),
         options=options,
     )

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from medmoe.build import preprocess_of
 from medmoe.errors import MissingDependencyError, ModelError, UserError
 from medmoe.experts.router import Scores, image_statistics
 from medmoe.folder import PREPROCESS, fingerprint_of, read_json, write_text_atomically
@@ -113,7 +114,7 @@ def export_onnx(model: MedVLM, out: Path) -> Exported:
     if beside.is_file() and read_json(beside) != model.assets.preprocess:
         raise UserError("is another model's", where=str(beside), remedy="export into another folder")
     side = ImageSide(model.eval()).eval()
-    size = int(model.assets.preprocess["size"])
+    size = preprocess_of(model.assets.preprocess).size
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.tmp")
     try:

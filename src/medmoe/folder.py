@@ -192,7 +192,7 @@ def model_card(weights: Mapping[str, Tensor], assets: Assets) -> str:
     """Write a model card in Markdown: what it is, its input, its limits, how to load it."""
     count = sum(value.numel() for value in weights.values() if value.dtype != torch.bool)
     modalities = ", ".join(assets.config.get("modalities") or ())
-    size = assets.preprocess.get("size")
+    size = assets.config["vision"]["image_size"]
     return f"""---
 library_name: medmoe
 tags: [medical, vision-language, mixture-of-experts]

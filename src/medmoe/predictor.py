@@ -16,6 +16,7 @@ from torch import Tensor
 
 from medmoe.build import load_model, preprocess_of, tokenizer_of
 from medmoe.data.images import from_pillow, read_image
+from medmoe.data.reading import Reading
 from medmoe.errors import DataError, ModelError
 from medmoe.experts.router import image_statistics
 from medmoe.folder import GATE
@@ -196,12 +197,12 @@ class Predictor:
 
     def _pixels(self, image: Image, index: int) -> Tensor:
         key = str(image) if isinstance(image, (str, Path)) else f"image {index}"
-        return self.preprocess(Sample(key=key, image=_array(image, key)))[0]
+        return self.preprocess(Sample(key=key, image=_array(image, key, self.preprocess.window)))[0]
 
 
-def _array(image: Image, key: str) -> NDArray[Any]:
+def _array(image: Image, key: str, window: str) -> NDArray[Any]:
     if isinstance(image, (str, Path)):
-        return read_image(image)
+        return read_image(image, reading=Reading(window))
     if isinstance(image, Pillow.Image):
         return from_pillow(image, where=key)
     if isinstance(image, Tensor):

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from medmoe.adapters import Adapter
-from medmoe.build import tokenizer_of
-from medmoe.data.sources.base import Source
+from medmoe.build import preprocess_of, tokenizer_of
+from medmoe.data.sources.base import Source, shown
 from medmoe.errors import DataError, ModelError
 from medmoe.folder import write_text_atomically
 from medmoe.model import MedVLM
@@ -39,6 +39,9 @@ def gallery(model: MedVLM | Adapter, source: Source, *, per_modality: int = 3) -
     Raises:
         ModelError: If the model has no local features.
     """
+    if not isinstance(model, Adapter):
+        assert model.assets is not None
+        source = shown(source, preprocess_of(model.assets.preprocess).window)
     looked = _looked_by_adapter(model) if isinstance(model, Adapter) else _looked_by_model(Predictor(model))
     tokenizer = model.tokenizer if isinstance(model, Adapter) else tokenizer_of(model)
     counts: dict[str | None, int] = {}

@@ -157,8 +157,34 @@ def test_shrinking_leaves_small_samples_alone() -> None:
     assert (plain.mask, plain.gaze) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("number", "change", "message"),
+    [
+        (
+            0,
+            {"deep_grey": "by 255"},
+            "steps.read: deep_grey='by 255' isn't allowed; 'minimum to maximum' is",
+        ),
+        (1, {"antialias": False}, "preprocess.steps.resize: antialias=False isn't allowed; True is"),
+        (2, {"side": 9}, "preprocess.steps.pad: side=9 isn't allowed; 8 is"),
+        (3, {"also": 1}, "preprocess.steps.normalise: also=1 isn't allowed; None is"),
+    ],
+)
+def test_a_step_that_would_be_done_otherwise_is_refused(number: int, change: dict, message: str) -> None:
+    settings = Preprocess(8).to_dict()
+    settings["steps"][number].update(change)
+    with pytest.raises(ConfigError, match=message):
+        Preprocess.from_dict(settings)
+
+
+def test_settings_of_the_first_version_are_taken_over() -> None:
+    flat = {"size": 24, "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1], "pad_value": 0.5, "interpolation": "bicubic"}
+    expected = Preprocess(24, (0.1, 0.2, 0.3), (1, 1, 1), 0.5, "bicubic")
+    assert Preprocess.from_dict({**flat, "version": 1}) == expected
+
+
 def test_settings_survive_json() -> None:
-    prepare = Preprocess(24, mean=(0.1, 0.2, 0.3), pad_value=0.5, interpolation="bicubic")
+    prepare = Preprocess(24, mean=(0.1, 0.2, 0.3), pad_value=0.5, interpolation="bicubic", window="lung")
     again = Preprocess.from_dict(json.loads(json.dumps(prepare.to_dict())))
     assert again == prepare
     assert again.fingerprint() == prepare.fingerprint()
@@ -171,9 +197,10 @@ def test_the_fingerprint_tells_settings_apart() -> None:
         Preprocess(16, interpolation="bicubic"),
         Preprocess(16, pad_value=0.5),
         Preprocess(16, mean=(0.5, 0.5, 0.5)),
+        Preprocess(16, window="lung"),
     ]
     prints = {one.fingerprint() for one in different}
-    assert len(prints) == 5
+    assert len(prints) == 6
     assert all(len(one) == 16 and int(one, 16) >= 0 for one in prints)
 
 
@@ -181,7 +208,10 @@ def test_the_fingerprint_tells_settings_apart() -> None:
     ("settings", "message"),
     [
         ({"size": 8, "men": [0, 0, 0]}, "unknown setting 'men'.*did you mean 'mean'"),
-        ({"size": 8, "version": 2}, "preprocess.version: 2 isn't allowed; 1 in this release"),
+        ({"size": 8, "version": 3}, "preprocess.version: 3 isn't allowed; 1 to 2 are in this release"),
+        ({"version": 2}, "preprocess.steps: isn't a list of steps"),
+        ({"version": 2, "steps": [], "size": 8}, "unknown entry 'size'; allowed: steps, version"),
+        ({"version": 2, "steps": [{"step": "resize", "longest_side": 8}]}, r"steps \['resize'\] aren't allowed"),
         ({}, "size is missing"),
         ({"size": 0}, "preprocess.size: 0"),
         ({"size": "8"}, "wrong type"),

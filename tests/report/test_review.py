@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from evaluations import Page, evaluation, figure, write, write_run
 
+from medmoe.data.contract import declare
+from medmoe.data.preprocess import Preprocess
 from medmoe.errors import ConfigError
 from medmoe.report import GalleryItem, read_runs, write_review
 from medmoe.report.gallery import best_and_worst
@@ -107,12 +109,20 @@ def test_different_data_refuse_the_comparison_with_the_reason(tmp_path: Path):
     assert not page.says("paired, p")
 
 
-def test_runs_that_differ_in_how_they_were_judged_warn(tmp_path: Path):
-    other = evaluation(preprocess_fingerprint="def", seed=1)
+def test_runs_with_other_preprocessing_warn_and_name_the_step(tmp_path: Path):
+    other = evaluation(preprocess_fingerprint="def")
+    page = review(tmp_path, evaluation(), other)
+    assert page.says("different preprocessing (abc and def).")
+    ours, theirs = (declare(Preprocess(size)) for size in (16, 24))
+    page = review(tmp_path, evaluation(preprocess=ours), evaluation(preprocess=theirs))
+    assert page.says("different preprocessing (step 'resize': longest_side 16 and 24; step 'pad': side 16 and 24).")
+
+
+def test_other_seeds_prompts_and_tasks_warn(tmp_path: Path):
+    other = evaluation(seed=1)
     other["details"]["zeroshot_classification"]["prompts"] = "beef"
     del other["tasks"]["routing"]
     page = review(tmp_path, evaluation(), other)
-    assert page.says("different preprocessing (abc and def).")
     assert page.says("different seeds of bootstrap and shuffles (0 and 1).")
     assert page.says("different prompts in zeroshot_classification (cafe and beef).")
     assert page.says("only one of the two was judged on routing.")

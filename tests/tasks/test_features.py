@@ -16,6 +16,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from medmoe.build import build_model
 from medmoe.config import ModelConfig, parse
+from medmoe.data.contract import declare
+from medmoe.data.preprocess import Preprocess
 from medmoe.data.sources.base import ChangedSource
 from medmoe.data.sources.phantom import PhantomSource
 from medmoe.data.text import ReportTokenizer
@@ -72,6 +74,13 @@ def test_saved_evidence_comes_back_to_the_last_bit(tmp_path: Path) -> None:
     assert back.samples[0].boxes == (box,)
     assert back.samples[1].labels == ()
     assert [own.name for own in path.parent.iterdir()] == ["own.npz"]
+
+
+def test_models_with_different_preprocessing_cant_share_an_evaluation(tmp_path: Path) -> None:
+    ours, theirs = (json.dumps(declare(Preprocess(16, window=window))) for window in ("header", "lung"))
+    path = save_evidence(tmp_path / "own.npz", blobs(three(2)), replace(MADE_FROM, preprocess=ours))
+    with pytest.raises(DataError, match=r"another preprocess \(step 'read': window 'header' and 'lung'\)"):
+        load_evidence(path, replace(MADE_FROM, preprocess=theirs))
 
 
 def test_evidence_of_another_fingerprint_is_refused_and_told_apart(tmp_path: Path) -> None:

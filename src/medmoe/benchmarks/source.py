@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import numpy as np
 from medmoe.benchmarks.layouts import Layout, Row, expected, present, read_rows
 from medmoe.benchmarks.spec import DataSet, Split
 from medmoe.data.images import flatten_grey, read_image, stretch
-from medmoe.data.sources.base import Source
+from medmoe.data.reading import HEADER, Reading
+from medmoe.data.sources.base import Source, shown
 from medmoe.errors import DataError
 from medmoe.types import Sample
 
@@ -28,6 +30,7 @@ class RowSource:
     """
 
     def __init__(self, rows: Sequence[Row], *, name: str, modality: str | None, names: dict[str, str]) -> None:
+        self.window = HEADER
         self.rows, self.name, self.modality, self.names = tuple(rows), name, modality, names
 
     def __len__(self) -> int:
@@ -44,9 +47,15 @@ class RowSource:
         if not isinstance(row.image, Path):
             return replace(self.facts(index), image=flatten_grey(stretch(row.image, where=row.where)))
         try:
-            return replace(self.facts(index), image=read_image(row.image))
+            return replace(self.facts(index), image=read_image(row.image, reading=Reading(self.window)))
         except DataError as error:
             raise DataError(f"image {row.image}: {error.what}", where=row.where, remedy=error.remedy) from error
+
+    def shown(self, window: str) -> RowSource:
+        """Give the same images, read under a window."""
+        other = copy(self)
+        other.window = window
+        return other
 
     def content(self, index: int) -> bytes:
         """Give the bytes of the image file, as a manifest's source does, or of the pixels where there is no file.
@@ -93,6 +102,10 @@ class Part:
     def facts(self, index: int) -> Sample:
         """Give what is known of a sample without reading pixels."""
         return self.source.facts(self._within(index))
+
+    def shown(self, window: str) -> Part:
+        """Give the same samples, read under a window."""
+        return Part(shown(self.source, window), self.start, self.stop)
 
     def _within(self, index: int) -> int:
         if not 0 <= index < len(self):

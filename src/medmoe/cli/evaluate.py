@@ -319,17 +319,19 @@ def _with_prompts(own: Prompts | None) -> dict[str, Any] | None:
 def _made_by(path: Path, model: Any) -> dict[str, Any]:
     """Say what made a result: the command, the model and its preprocessing, versions, commit and machine."""
     from medmoe.build import preprocess_of
+    from medmoe.data.contract import declare
     from medmoe.model import MedVLM
     from medmoe.rundir import command_line, git_commit, machine, versions
 
     ours = isinstance(model, MedVLM)
     prepared = {} if ours else model.about()
-    pixels = preprocess_of(model.assets.preprocess).fingerprint() if ours else prepared.get("fingerprint")
+    pixels = declare(preprocess_of(model.assets.preprocess)) if ours else prepared
     return {
         "command": command_line(without=["--json"]),
         "model": str(path),
         **({} if ours else {"adapter": prepared}),
-        "preprocess_fingerprint": pixels,
+        "preprocess_fingerprint": pixels.get("fingerprint"),
+        **({"preprocess": pixels} if ours else {}),
         "versions": versions(),
         "git_commit": git_commit(),
         "machine": machine(),

@@ -21,11 +21,12 @@ def build(
 ) -> None:
     """Make an index of the images' embeddings."""
     from medmoe.data.tables import Embeddings, write_keys
+    from medmoe.folder import PREPROCESS, write_text_atomically
     from medmoe.index import make_index
 
     rows = Embeddings(embeddings)
-    fingerprint = rows.about.get("fingerprint")
-    if fingerprint is None:
+    fingerprint, contract = rows.about.get("fingerprint"), rows.about.get("preprocess")
+    if fingerprint is None or contract is None:
         raise DataError("says nothing of the model it is of", where=str(embeddings), remedy="embed the images again")
     index = None
     for part in rows.images():
@@ -36,6 +37,7 @@ def build(
         raise DataError("holds no embeddings", where=str(embeddings))
     index.save(out)
     write_keys(out / KEYS, rows.keys())
+    write_text_atomically(out / PREPROCESS, contract + "\n")
     say(f"{len(index)} images → {out}")
 
 
@@ -48,8 +50,9 @@ def search(
     json_to: Json = None,
 ) -> None:
     """List the images of an index that a text or an image is most like."""
+    from medmoe.data.contract import refuse_mixed
     from medmoe.data.tables import read_keys
-    from medmoe.folder import fingerprint_of
+    from medmoe.folder import PREPROCESS, fingerprint_of, read_json
     from medmoe.index import load_index
     from medmoe.predictor import Predictor
 
@@ -60,6 +63,13 @@ def search(
     keys = read_keys(index / KEYS)
     predictor = Predictor.from_pretrained(model)
     assert predictor.model.assets is not None
+    refuse_mixed(
+        read_json(index / PREPROCESS),
+        predictor.model.assets.preprocess,
+        what="the index and the model",
+        where=str(index),
+        remedy="search with the model that it was built with, or build an index of this one's embeddings",
+    )
     own = fingerprint_of(predictor.model.state_dict(), predictor.model.assets)
     query = predictor.encode_image(image) if text is None else predictor.encode_text(text)
     hits = found.search(query, k, fingerprint=own)

@@ -1,13 +1,11 @@
 """The one deterministic way from a sample to the model's input, the same in evaluation, search and service.
 
-Its settings travel with a saved model, and its fingerprint tells whether two machines see the same pixels.
+Its steps travel with a saved model; `medmoe.data.contract` tells whether two of them see the same pixels.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,10 +17,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medmoe.data.reading import HEADER
 from medmoe.errors import ConfigError, DataError, unknown
 from medmoe.types import Box, Sample
 
-VERSION = 1
+VERSION = 2
 INTERPOLATIONS = ("bilinear", "bicubic")
 NO_PIXELS: NDArray[np.uint8] = np.zeros((0, 0), np.uint8)
 NO_PIXELS.flags.writeable = False
@@ -42,7 +41,7 @@ class Preprocess:
         std: Standard deviation of each channel.
         pad_value: Grey level of the padding, in [0, 1], before normalising.
         interpolation: `bilinear` or `bicubic`.
-        version: Number of this recipe; a result that changes by design gets the next one.
+        window: How DICOM and NIfTI values become grey levels; see `medmoe.data.reading.Reading`.
 
     Raises:
         ConfigError: If a value isn't allowed.
@@ -53,7 +52,7 @@ class Preprocess:
     std: tuple[float, float, float] = IMAGENET_STD
     pad_value: float = 0.0
     interpolation: str = "bilinear"
-    version: int = VERSION
+    window: str = HEADER
 
     def __post_init__(self) -> None:
         checks = {
@@ -62,7 +61,6 @@ class Preprocess:
             "std": len(self.std) == 3 and min(self.std) > 0,
             "pad_value": 0 <= self.pad_value <= 1,
             "interpolation": self.interpolation in INTERPOLATIONS,
-            "version": self.version == VERSION,
         }
         allowed = {
             "size": "1 or more",
@@ -70,7 +68,6 @@ class Preprocess:
             "std": "3 values above 0",
             "pad_value": "from 0 to 1",
             "interpolation": ", ".join(INTERPOLATIONS),
-            "version": f"{VERSION} in this release of medmoe",
         }
         for name, holds in checks.items():
             if not holds:
@@ -79,40 +76,57 @@ class Preprocess:
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the settings as JSON-ready values."""
+        """Give the steps, in their order, as JSON-ready values."""
         return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
+            "version": VERSION,
+            "steps": [
+                read_step(self.window),
+                {
+                    "step": "resize",
+                    "longest_side": self.size,
+                    "interpolation": self.interpolation,
+                    "antialias": True,
+                },
+                {"step": "pad", "side": self.size, "place": "centre", "value": self.pad_value},
+                {"step": "normalise", "mean": list(self.mean), "std": list(self.std)},
+            ],
         }
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Preprocess:
-        """Build from what `to_dict` gave.
+        """Build from what `to_dict` gave, or from the flat settings of version 1.
 
         Raises:
-            ConfigError: For a key or version that this release doesn't know, or a missing size.
+            ConfigError: For a version, step or setting that this release doesn't do, or a missing size.
         """
-        names = [field.name for field in dataclasses.fields(cls)]
-        for key in settings:
-            if key not in names:
-                raise ConfigError(unknown("setting", key, names), where="preprocess")
-        if "size" not in settings:
+        version = settings.get("version", 1)
+        if version not in (1, VERSION):
+            what = f"{version!r} isn't allowed; 1 to {VERSION} are in this release of medmoe"
+            raise ConfigError(what, where="preprocess.version")
+        own = [field.name for field in dataclasses.fields(cls)]
+        for key in settings if version == VERSION else ():
+            if key not in ("version", "steps"):
+                raise ConfigError(unknown("entry", key, ("version", "steps")), where="preprocess")
+        flat = _flat(settings) if version == VERSION else {k: v for k, v in settings.items() if k != "version"}
+        for key in flat:
+            if key not in own:
+                raise ConfigError(unknown("setting", key, own), where="preprocess")
+        if "size" not in flat:
             raise ConfigError("size is missing", where="preprocess", remedy="add it, in pixels")
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in flat.items()}
         try:
-            return cls(**values)
+            made = cls(**values)
         except TypeError as error:
             raise ConfigError(f"a value is of the wrong type ({error})", where="preprocess") from error
+        if version == VERSION:
+            _refuse_other_steps(settings["steps"], made.to_dict()["steps"])
+        return made
 
     def fingerprint(self) -> str:
-        """Hash the settings and what they make of a probe image, so that a changed library shows too: 16 hex digits."""
-        row, column = np.mgrid[0:61, 0:47]
-        channels = [row * 4 + column, row * column // 11, (row // 5 + column // 7) % 2 * 255]
-        probe = Sample(key="probe", image=np.stack(channels, axis=-1).astype(np.uint8))
-        image, _ = self(probe)
-        levels = (image * torch.tensor(self.std).view(3, 1, 1) + torch.tensor(self.mean).view(3, 1, 1)) * 255
-        digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode())
-        digest.update(levels.round().to(torch.int16).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """Hash the steps, the libraries and what they make of a probe; see `medmoe.data.contract`: 16 hex digits."""
+        from medmoe.data.contract import declare
+
+        return str(declare(self)["fingerprint"])
 
     def __call__(self, sample: Sample) -> tuple[Tensor, Sample]:
         """Prepare one sample.
@@ -185,6 +199,45 @@ class Preprocess:
         longest = max(height, width)
         new_height, new_width = (max(1, (side * self.size + longest // 2) // longest) for side in (height, width))
         return new_height, new_width
+
+
+def read_step(window: str) -> dict[str, Any]:
+    """Describe how files become pictures: the first step, which shards have behind them."""
+    return {
+        "step": "read",
+        "window": window,
+        "frame": "middle",
+        "deep_grey": "minimum to maximum",
+        "orientation": "upright",
+        "alpha": "on black",
+    }
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the settings out of the steps of `Preprocess.to_dict`."""
+    steps = settings.get("steps")
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        raise ConfigError("isn't a list of steps", where="preprocess.steps", remedy="restore the file")
+    named = {step.get("step"): step for step in steps}
+    places = {
+        "window": ("read", "window"), "size": ("resize", "longest_side"), "interpolation": ("resize", "interpolation"),
+        "pad_value": ("pad", "value"), "mean": ("normalise", "mean"), "std": ("normalise", "std"),
+    }  # fmt: skip
+    found = {name: named.get(step, {}).get(key) for name, (step, key) in places.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _refuse_other_steps(given: Any, ours: list[dict[str, Any]]) -> None:
+    """Refuse steps that this release wouldn't do just so."""
+    names = [step.get("step") for step in given]
+    if names != [step["step"] for step in ours]:
+        what = f"steps {names} aren't allowed; {[step['step'] for step in ours]} are in this release of medmoe"
+        raise ConfigError(what, where="preprocess.steps")
+    for theirs, own in zip(given, ours, strict=True):
+        for key in {**theirs, **own}:
+            if theirs.get(key) != own.get(key):
+                what = f"{key}={theirs.get(key)!r} isn't allowed; {own.get(key)!r} is in this release of medmoe"
+                raise ConfigError(what, where=f"preprocess.steps.{own['step']}")
 
 
 def check(sample: Sample) -> Tensor:

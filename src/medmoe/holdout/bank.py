@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medmoe.data.crops import RandomCrop
 from medmoe.data.preprocess import Preprocess
-from medmoe.data.sources.base import Source
+from medmoe.data.sources.base import Source, shown
 from medmoe.data.transforms import Augment
 from medmoe.encoders.descriptor import Descriptor
 from medmoe.errors import DataError
@@ -64,6 +64,7 @@ class Measuring:
     def view(self, source: Source, number: int) -> Tensor:
         """Measure every sample of a source in one view, 0 as it is: [n, F]."""
         parts = []
+        source = shown(source, self.preprocess.window)
         for start in range(0, len(source), _BATCH):
             rows = range(start, min(start + _BATCH, len(source)))
             parts.append(self.descriptor.describe(torch.stack([self._pixels(source, row, number) for row in rows])))

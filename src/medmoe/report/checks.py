@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from medmoe.data.contract import differences
 from medmoe.report.details import audit, leaks, missing_prompts
 from medmoe.report.differences import obstacles
 from medmoe.report.figures import MINIMUM, Figure
@@ -86,7 +87,8 @@ def _of_one(run: Run) -> Iterator[str]:
     if not (looked and audit(run.details)):
         yield from _shared(run)
     evaluated = run.about.get("preprocess_fingerprint")
-    if run.preprocess and evaluated and run.preprocess != evaluated and not any(evaluated in said for said in given):
+    told = any(said.count(str(evaluated)) or said.count(str(run.preprocess)) for said in given)
+    if run.preprocess and evaluated and run.preprocess != evaluated and not told:
         yield f"judged with other preprocessing ({evaluated}) than the run’s model declares ({run.preprocess})."
     for task in run.details:
         lacking = missing_prompts(run.of(task))
@@ -137,12 +139,22 @@ def _shared(run: Run) -> Iterator[str]:
         yield f"judged on split {run.about['split']!r} of {data}, the data that it was trained on."
 
 
+def _other_pixels(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Say which steps of two runs' preprocessing differ, or their fingerprints where the steps aren't told; or ''."""
+    if one.get("preprocess") and other.get("preprocess"):
+        return "; ".join(differences(one["preprocess"], other["preprocess"]))
+    pair = one.get("preprocess_fingerprint"), other.get("preprocess_fingerprint")
+    return "" if None in pair or pair[0] == pair[1] else f"{pair[0]} and {pair[1]}"
+
+
 def _of_two(reference: Run, other: Run) -> Iterator[str]:
     against = obstacles(reference, other)
     if against:
         yield f"no differences are given: {'; '.join(against)}."
+    pixels = _other_pixels(reference.about, other.about)
+    if pixels:
+        yield f"different preprocessing ({pixels})."
     for key, words in (
-        ("preprocess_fingerprint", "preprocessing"),
         ("candidate_experts", "experts for candidate reports"),
         ("seed", "seeds of bootstrap and shuffles"),
     ):

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medmoe.data.contract import differences
 from medmoe.errors import DataError, unknown
 from medmoe.folder import SavesItself
 from medmoe.tasks.base import Evidence
@@ -33,11 +34,11 @@ _NO_PIXELS = np.zeros((0, 0), dtype=np.uint8)
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What evidence was made from; each part is hexadecimal digits of a SHA-256.
+    """What evidence was made from; each part is hexadecimal digits of a SHA-256, or says more.
 
     Attributes:
         model: Weights, configuration and tokenizer.
-        preprocess: How pixels become input.
+        preprocess: How pixels become input: the contract as JSON, or digits.
         data: The samples.
         options: What else was asked for, such as features of every expert.
     """
@@ -168,14 +169,23 @@ def load_evidence(path: Path, fingerprint: Fingerprint | None = None) -> Evidenc
 
 
 def _check_same(made_from: Mapping[str, str], wanted: Mapping[str, str], path: Path) -> None:
-    differs = [name for name, value in wanted.items() if made_from.get(name) != value]
+    differs = {name: (made_from.get(name), value) for name, value in wanted.items() if made_from.get(name) != value}
     if differs:
         raise DataError(
             f"these features are of another {' and '.join(differs)} "
-            f"({', '.join(f'{name} {made_from.get(name)}, now {wanted[name]}' for name in differs)})",
+            f"({', '.join(_said(name, *pair) for name, pair in differs.items())})",
             where=str(path),
             remedy="delete it to have them made anew",
         )
+
+
+def _said(name: str, made_from: str | None, wanted: str) -> str:
+    """Word a difference; of two contracts, the steps that differ."""
+    try:
+        steps = differences(json.loads(made_from or ""), json.loads(wanted))
+    except (ValueError, AttributeError):
+        steps = []
+    return "; ".join(steps) or f"{name} {made_from}, now {wanted}"
 
 
 def _plain(sample: Sample) -> dict[str, Any]:

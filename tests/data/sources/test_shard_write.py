@@ -15,10 +15,11 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from medmoe.data.contract import reading_contract
 from medmoe.data.loader import Loader
 from medmoe.data.preprocess import Preprocess
-from medmoe.data.reading import Reading
 from medmoe.data.sources import shard_write
+from medmoe.data.sources.base import shown
 from medmoe.data.sources.concat import open_source
 from medmoe.data.sources.manifest import ManifestSource
 from medmoe.data.sources.manifest_write import write_manifest
@@ -243,7 +244,7 @@ def test_a_tar_holds_no_more_than_so_many_megabytes(folder: Path, tmp_path: Path
 def test_class_numbers_have_names_beside_the_tars(folder: Path, tmp_path: Path):
     write_shards(folder, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "shards.json").read_text()) == {
-        "classes": ["edema", "mass", "no_finding"], "preprocess": {"window": "header"},
+        "classes": ["edema", "mass", "no_finding"], "preprocess": reading_contract("header"),
     }  # fmt: skip
     ours = open_source(tmp_path / "out")
     assert [ours.files(index).get("cls") for index in range(8)] == [None, b"0", None, b"2", None, b"1", b"1", None]
@@ -252,9 +253,11 @@ def test_class_numbers_have_names_beside_the_tars(folder: Path, tmp_path: Path):
 def test_grey_levels_of_one_window_are_not_taken_for_those_of_another(folder: Path, tmp_path: Path):
     write_shards(folder, tmp_path / "out")
     tars = sorted((tmp_path / "out").glob("*.tar"))
-    assert ShardSource(tars, reading=Reading()).preprocess == {tmp_path / "out": {"window": "header"}}
-    with pytest.raises(DataError, match="were written with window 'header', asked for is 'lung'"):
-        ShardSource(tars, reading=Reading(window="lung"))
+    source = ShardSource(tars)
+    assert source.preprocess == {tmp_path / "out": reading_contract("header")}
+    assert shown(source, "header") is source
+    with pytest.raises(DataError, match=r"don't share their preprocessing.*step 'read': window 'header' and 'lung'"):
+        shown(source, "lung")
 
 
 def test_a_tar_that_changed_is_found_by_its_checksum(folder: Path, tmp_path: Path):

@@ -8,6 +8,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from medmoe.data.reading import HEADER
+from medmoe.errors import DataError
 from medmoe.types import Sample
 
 
@@ -55,6 +57,10 @@ class ChangedSource:
         """Give what is known of a sample without reading pixels."""
         return self.source.facts(index)
 
+    def shown(self, window: str) -> ChangedSource:
+        """Give the same samples, read under a window and then changed."""
+        return ChangedSource(shown(self.source, window), self.change)
+
 
 def content_of(source: Source, index: int) -> bytes:
     """Give bytes that are equal where two images of sources of one kind are the same.
@@ -69,6 +75,22 @@ def content_of(source: Source, index: int) -> bytes:
         return own(index)
     image = np.ascontiguousarray(source[index].image)
     return f"{image.dtype} {image.shape} ".encode() + image.tobytes()
+
+
+def shown(source: Source, window: str) -> Source:
+    """Give a source whose DICOM and NIfTI files are read under a window; see `medmoe.data.reading.Reading`.
+
+    A source says how with a method `shown`, which gives another source.
+
+    Raises:
+        DataError: If its images were read already, under another window, or it can't be told how to read.
+    """
+    own: Callable[[str], Source] | None = getattr(source, "shown", None)
+    if own is not None:
+        return own(window)
+    if window != HEADER:
+        raise DataError(f"a {type(source).__name__} can't read its images under the window {window!r}")
+    return source
 
 
 def sizes_of(source: Source) -> tuple[int, ...]:

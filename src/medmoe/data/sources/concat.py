@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmoe.data.sources.base import Source, by_shard, content_of, reduced, shards_of
+from medmoe.data.sources.base import Source, by_shard, content_of, reduced, shards_of, shown
 from medmoe.data.sources.manifest import ManifestSource
 from medmoe.data.sources.manifest_table import find_manifest
 from medmoe.data.sources.phantom import PhantomSource
@@ -67,6 +67,10 @@ class ConcatSource:
     def reduced(self, at_least: int) -> ConcatSource:
         """Give the same samples, read at a reduced scale where their sources can."""
         return ConcatSource([reduced(source, at_least) for source in self.sources])
+
+    def shown(self, window: str) -> ConcatSource:
+        """Give the same samples, read under a window."""
+        return ConcatSource([shown(source, window) for source in self.sources])
 
     def sizes(self) -> tuple[int, ...]:
         """Count the samples of each source."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from medmoe.data.images import image_size, read_gaze, read_image, read_mask
 from medmoe.data.masks import region
+from medmoe.data.reading import HEADER, USUAL, Reading
 from medmoe.data.sources.cells import parse_number, place_boxes, sample_of
 from medmoe.data.sources.manifest_table import find_manifest, read_table
 from medmoe.errors import DataError
@@ -78,7 +79,11 @@ class ManifestSource:
         self._columns = {name: table[name].combine_chunks() for name in table.column_names}
         if len(self._rows) < table.num_rows:
             self._columns = {name: column.take(pa.array(self._rows)) for name, column in self._columns.items()}
+        self._plain = not any(
+            name in self._columns and self._columns[name].null_count < len(self) for name in ("frame", "plane")
+        )
         self._modalities = self._resolve_modalities()
+        self.window = HEADER
         self._at_least: int | None = None  # pixels that an image's longest side needs, where fewer do than it has
         self._told: set[str] = set()  # rows whose boxes were left out
         self._refuse_nulls("image", "the image path is empty", "fill it in, or take the row out")
@@ -103,7 +108,8 @@ class ManifestSource:
         gaze = self._read(index, "gaze", read_gaze) if self.maps else None
         # Maps and boxes are measured in the pixels of the whole image.
         whole = self._at_least is None or boxes is not None or mask is not None or gaze is not None
-        image = self._read(index, "image", partial(read_image, at_least=None if whole else self._at_least))
+        at_least, reading = None if whole else self._at_least, self._reading(index)
+        image = self._read(index, "image", partial(read_image, at_least=at_least, reading=reading))
         height, width = image.shape[:2]
         for what, values in (("mask", mask), ("gaze map", gaze)):
             if values is not None and values.shape != (height, width):
@@ -142,6 +148,12 @@ class ManifestSource:
         """
         other = copy.copy(self)
         other._at_least = at_least
+        return other
+
+    def shown(self, window: str) -> ManifestSource:
+        """Give the same samples, DICOM and NIfTI files read under a window."""
+        other = copy.copy(self)
+        other.window = window
         return other
 
     def where(self, index: int) -> str:
@@ -207,6 +219,16 @@ class ManifestSource:
             return reader(self.folder / value)
         except DataError as error:
             raise DataError(f"{name} {value}: {error.what}", where=self.where(index), remedy=error.remedy) from error
+
+    def _reading(self, index: int) -> Reading:
+        """Say what of a file is read, and how; nearly all files are pictures, with nothing to say."""
+        if self._plain and self.window == HEADER:
+            return USUAL
+        frame = parse_number(self._cell(index, "frame"), "frame", where=self.where(index))
+        if frame is not None and (frame != int(frame) or frame < 0):
+            what = f"frame {frame:g}; allowed: whole numbers from 0, or nothing for the middle one"
+            raise DataError(what, where=self.where(index), remedy="correct or empty it")
+        return Reading(self.window, None if frame is None else int(frame), self._cell(index, "plane"))
 
     def _stated_size(self, index: int) -> tuple[int, int] | None:
         """Give the columns (width, height), if both are filled in."""

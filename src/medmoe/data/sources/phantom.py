@@ -103,6 +103,10 @@ class PhantomSource:
             gaze=simulate_gaze(scene.canvas, sample.boxes or (), stream(self.seed, patient, 40 + study.number)),
         )
 
+    def shown(self, window: str) -> PhantomSource:
+        """Give the phantoms themselves: they are drawn as pictures, whatever the window."""
+        return self
+
     def facts(self, index: int) -> Sample:
         """Decide and word one sample without painting it: `image` is empty (0, 0), mask and gaze None."""
         study, patient, _, covers = self._study(index)

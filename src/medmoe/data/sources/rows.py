@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from medmoe.data.sources.base import Source, by_shard, content_of, reduced, shards_of
+from medmoe.data.sources.base import Source, by_shard, content_of, reduced, shards_of, shown
 from medmoe.errors import DataError
 from medmoe.types import Sample
 
@@ -47,6 +47,10 @@ class Rows:
     def reduced(self, at_least: int) -> Rows:
         """Give the same samples, read at a reduced scale where their source can."""
         return Rows(reduced(self.source, at_least), self.rows)
+
+    def shown(self, window: str) -> Rows:
+        """Give the same samples, read under a window."""
+        return Rows(shown(self.source, window), self.rows)
 
     def shards(self) -> NDArray[np.int64] | None:
         """Give the number of each sample's tar; None without any."""

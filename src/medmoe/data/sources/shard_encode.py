@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from medmoe.data.contract import reading_contract
 from medmoe.data.images import read_mask
-from medmoe.data.reading import USUAL
 from medmoe.data.sources.cells import NO_FINDING, parse_labels
 from medmoe.data.sources.manifest import ManifestSource
 from medmoe.data.sources.shard_folder import FACTS
@@ -94,7 +94,7 @@ def class_of(label: str | None) -> str | None:
 
 def preprocess_of(source: ManifestSource) -> dict[str, Any]:
     """Say how a source makes grey levels of DICOM and other deep images; shards keep what it made of them."""
-    return {"window": getattr(source, "reading", USUAL).window}
+    return reading_contract(source.window)
 
 
 def picture_kind(data: bytes, suffix: str = "") -> str | None:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmoe.data.images import image_size
+from medmoe.data.reading import HEADER
 from medmoe.data.sources.manifest import ManifestSource
 from medmoe.data.sources.shard_encode import IMAGES, Encoded, class_of, encode, preprocess_of
 from medmoe.data.sources.shard_folder import CHECKSUMS, COMMON, PROGRESS, read_checksums, sha256_of, write_json
@@ -101,6 +102,7 @@ def write_shards(
     max_mb: float | None = None,
     images: str = "copy",
     shuffle: int | None = None,
+    window: str = HEADER,
     on_bad_sample: str = "raise",
     workers: int = 1,
     watch: Watch = lambda done, of: None,
@@ -123,6 +125,8 @@ def write_shards(
             as PNG, deeper ones as the float32 arrays that the manifest's source reads. `png` stores them all so, `npy`
             all as arrays. `jpg` stores them all as 8-bit JPEG of quality 95, which changes them.
         shuffle: Seed of an order to write in; None keeps the manifest's.
+        window: How DICOM and NIfTI values become grey levels (`medmoe.data.reading.Reading`); a model of another window
+            refuses the tars then.
         on_bad_sample: `raise`, or `skip` into `quarantine.jsonl`.
         workers: Processes.
         watch: Called with the tars done and their number.
@@ -137,13 +141,14 @@ def write_shards(
     """
     _check(samples_per_shard, max_mb, images, shuffle, on_bad_sample, workers)
     options = {"check_files": on_bad_sample == "raise", **told}
-    whole = ManifestSource(manifest, split=split, **options)
+    whole = ManifestSource(manifest, split=split, **options).shown(window)
     folders = {out: (split, whole)}
     if split is None and whole.splits:
         wrong = next((name for name in whole.splits if not _FOLDER.fullmatch(name)), None)
         if wrong is not None:
             raise DataError(f"the split {wrong!r} can't name a folder", where=str(whole.path), remedy="rename it")
-        folders = {out / name: (name, ManifestSource(manifest, split=name, **options)) for name in whole.splits}
+        parts = {name: ManifestSource(manifest, split=name, **options).shown(window) for name in whole.splits}
+        folders = {out / name: (name, part) for name, part in parts.items()}
     asked = {"version": VERSION, "manifest": sha256_of(whole.path), "images": images, "shuffle": shuffle}
     asked |= {"samples_per_shard": samples_per_shard, "max_mb": max_mb, "preprocess": preprocess_of(whole)}
     asked |= {"told": {name: str(value) for name, value in sorted(told.items())}}

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medmoe.data.contract import reading_contract, refuse_mixed
 from medmoe.data.images import image_size_bytes, read_gaze_bytes, read_image_bytes, read_mask_bytes
 from medmoe.data.masks import region
-from medmoe.data.reading import Reading
 from medmoe.data.sources.cells import parse_number, place_boxes, sample_of
 from medmoe.data.sources.manifest_table import as_text
 from medmoe.data.sources.shard_folder import COMMON, FACTS, read_checksums, read_common
@@ -70,14 +70,13 @@ class ShardSource:
         maps: Whether masks and gaze maps are read.
         salvage: Whether of a truncated or damaged tar the samples before the damage are used. The first that isn't
             whole stands for the rest: reading it is an error that says so.
-        reading: How deep images are to be windowed; None takes them as they are.
 
     Attributes:
         preprocess: What `shards.json` says of how deep images became grey levels, for each folder that says it.
 
     Raises:
         DataError: If there is no tar, one is missing, truncated, holds what isn't allowed or isn't what
-            `checksums.json` says of its size and samples, or was windowed otherwise than asked for.
+            `checksums.json` says of its size and samples.
     """
 
     def __init__(
@@ -91,7 +90,6 @@ class ShardSource:
         whole_paths: bool = False,
         maps: bool = True,
         salvage: bool = False,
-        reading: Reading | None = None,
     ) -> None:
         self.paths = tuple(Path(path) for path in paths)
         for ours in columns or {}:
@@ -109,7 +107,6 @@ class ShardSource:
         self._common = [common[path.parent] for path in self.paths]
         self.preprocess = {folder: told.preprocess for folder, told in common.items() if told.preprocess}
         self._refuse_packed()
-        self._refuse_other(reading)
         self._refuse_changed()
         self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
         self._at_least: int | None = None
@@ -182,6 +179,18 @@ class ShardSource:
         other._at_least, other._maps = at_least, OrderedDict()
         return other
 
+    def shown(self, window: str) -> ShardSource:
+        """Give the same samples: their grey levels were made when the tars were written.
+
+        Raises:
+            DataError: If that was under another window: it can't be undone.
+        """
+        for folder, told in self.preprocess.items():
+            remedy = "train and read with the window of the tars, or write them again with --window"
+            what, where = "the tars and what is to read them", str(folder / COMMON)
+            refuse_mixed(told, reading_contract(window), what=what, where=where, remedy=remedy)
+        return self
+
     def shards(self) -> NDArray[np.int64]:
         """Give the number of the tar that each sample lies in: [n]."""
         return np.repeat(np.arange(len(self.paths)), [len(index) for index in self._indexes])
@@ -237,15 +246,6 @@ class ShardSource:
             if packed:
                 remedy = "write it again without that; images are compressed already"
                 raise DataError(f"the tar holds compressed files .{packed[0]}", where=str(path), remedy=remedy)
-
-    def _refuse_other(self, reading: Reading | None) -> None:
-        """Refuse grey levels that were made under another window than asked for: they can't be undone."""
-        for folder, told in self.preprocess.items():
-            window = told.get("window")
-            if reading is not None and window not in (None, reading.window):
-                what = f"the shards were written with window {window!r}, asked for is {reading.window!r}"
-                remedy = f"read them with {window!r}, or write them again from the files they were made of"
-                raise DataError(what, where=str(folder / COMMON), remedy=remedy)
 
     def _refuse_changed(self) -> None:
         """Refuse a tar that isn't as large, or hasn't as many samples, as when it was written; nothing is read."""
