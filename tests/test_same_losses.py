@@ -27,7 +27,7 @@ def saved(folder: Path) -> tuple[Path, Path]:
         pixels = np.asarray(grey * 255 if grey.dtype.kind == "f" else grey).astype(np.uint8)
         facts = {"text": sample.report, "modality": sample.modality, "patient_id": sample.patient, "label": "mass"}
         deep = number % 2 == 0
-        stored = pixels.astype(np.uint16) * 16 + number if deep else pixels
+        stored = pixels.astype(np.uint16) * 15 + number if deep else pixels
         write_dicom(folder / f"{number}.dcm", stored, BitsStored=12 if deep else 8, HighBit=11 if deep else 7)
         Image.fromarray(stored).save(folder / f"{number}.png")
         rows["dicom"].append({"image": f"{number}.dcm", **facts})
