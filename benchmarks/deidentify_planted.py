@@ -27,7 +27,7 @@ from pydicom.encaps import encapsulate, generate_frames
 
 from medmoe.data.curation.deidentify_key import Key
 from medmoe.data.curation.deidentify_one import Way, clean_file
-from medmoe.data.curation.deidentify_rules import Options, table
+from medmoe.data.curation.deidentify_rules import Options, further, table
 
 TOKEN = "zqplant"
 NAMES = ("QUILLFEATHER", "OTTOLINE", "WOLFENBARGER", "PERPETUA", "SKRZYPCZAK", "DELPHINE")
@@ -66,7 +66,10 @@ class Pass:
     uids: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
 
-DESCRIPTIONS = tuple(keyword for keyword, _, instead in table().values() if instead.get("descriptions") == "C")
+DESCRIPTIONS = (
+    *(keyword for keyword, _, instead in table().values() if instead.get("descriptions") == "C"),
+    *further("descriptions"),
+)
 PASSES = (
     ("strict", Options(), ()),
     ("reports cleaned", Options(reports="clean"), ("TextValue",)),

@@ -50,7 +50,7 @@ def test_dicom_pictures_and_tars_give_the_same_ten_losses(tmp_path: Path):
     assert found[0] == found[1] == found[2]
 
 
-@pytest.mark.parametrize("window", ["usual", "lung", "lung+soft_tissue+bone"])
+@pytest.mark.parametrize("window", ["full", "lung", "lung+soft_tissue+bone"])
 def test_a_window_of_ct_gives_the_same_ten_losses_from_tars(tmp_path: Path, window: str):
     rows = []
     for number, sample in enumerate(phantoms().samples):

@@ -14,13 +14,13 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom import DataElement, Dataset
-from pydicom.datadict import DicomDictionary, keyword_for_tag
+from pydicom.datadict import DicomDictionary, keyword_for_tag, tag_for_keyword
 from pydicom.dataset import FileMetaDataset
 
 from medmoe.data.curation.deidentify_dicom import CleanedFile, clean_dicom
 from medmoe.data.curation.deidentify_header import clean_header
 from medmoe.data.curation.deidentify_key import Key, moved, moved_time, open_secret
-from medmoe.data.curation.deidentify_rules import METHODS, Options, action, table
+from medmoe.data.curation.deidentify_rules import METHODS, Options, action, further, patterns, table
 from medmoe.errors import ConfigError, DataError
 
 KEY = Key(bytes(range(32)))
@@ -75,6 +75,14 @@ def test_every_row_of_the_table_is_an_attribute_of_the_dictionary():
     assert {name for row in rows for name in (row[3] if len(row) > 3 else {})} == {*METHODS} - {"profile", "pixels"}
 
 
+def test_every_keyword_of_the_lists_is_one_that_the_table_does_not_name():
+    listed = [*further("device"), *further("descriptions"), *patterns()]
+    tags = {keyword: tag_for_keyword(keyword) for keyword in listed}
+    assert [keyword for keyword, tag in tags.items() if tag is None] == []
+    named = [keyword for keyword, tag in tags.items() if tag in table()]
+    assert named == ["TimezoneOffsetFromUTC"]  # which is kept with --dates shift, if it has the form
+
+
 @pytest.mark.parametrize(
     ("keyword", "done"),
     [
@@ -83,8 +91,6 @@ def test_every_row_of_the_table_is_an_attribute_of_the_dictionary():
     ],
 )  # fmt: skip
 def test_well_known_attributes_get_the_tables_action(keyword: str, done: str | None):
-    from pydicom.datadict import tag_for_keyword
-
     assert action(int(tag_for_keyword(keyword) or 0), Options()) == done
 
 
@@ -273,6 +279,18 @@ def test_descriptions_are_cleaned_where_they_are_kept(tmp_path: Path):
     new, _ = cleaned(tmp_path, ds, Options(keep=frozenset({"descriptions"})))
     assert new.StudyDescription == "CT chest of [NAME], [ID], [DATE]"
     assert "StudyDescription" not in cleaned(tmp_path, ds)[0]
+
+
+def test_what_a_device_is_stays_where_asked_for_unless_a_name_is_in_it(tmp_path: Path):
+    ds = image(
+        ManufacturerModelName="Scanner 9000", SoftwareVersions=["syngo 4", "Quill build"], DeviceSerialNumber="123"
+    )
+    new, _ = cleaned(tmp_path, ds, Options(keep=frozenset({"device"})))
+    assert (new.ManufacturerModelName, list(new.SoftwareVersions)) == ("Scanner 9000", ["syngo 4", ""])
+    assert new.DeviceSerialNumber == "123"
+    plain, _ = cleaned(tmp_path, ds)
+    assert "ManufacturerModelName" not in plain
+    assert plain.DeviceSerialNumber == "REMOVED"
 
 
 def test_a_key_is_made_for_its_owner_alone_and_read_again(tmp_path: Path):

@@ -20,6 +20,7 @@ from medmoe.data.curation.deidentify_rules import (
     Options,
     action,
     codes,
+    further,
     known_code,
     makers,
     patterns,
@@ -245,6 +246,8 @@ class _Step:
         """Judge text that the table doesn't name; several values are judged one by one, to keep their places."""
         if element.keyword == "TextValue" and self.options.reports == "clean":
             return "C", [self.text(value) for value in values]
+        if "descriptions" in self.options.keep and element.keyword in further("descriptions"):
+            return "C", [self.text(value) for value in values]
         test = self.test(element)
         fresh = [value if test(value) else "" for value in values]
         if fresh == values:
@@ -255,6 +258,8 @@ class _Step:
         """Give what a text must pass."""
         if element.VR in ("DS", "IS"):
             return lambda value: bool(_NUMBER.fullmatch(value.strip())) and not self.header.known.is_id(value)
+        if "device" in self.options.keep and element.keyword in further("device"):
+            return lambda value: self.text(value) == value
         if element.keyword in patterns():
             return lambda value: bool(patterns()[element.keyword].fullmatch(value.strip()))
         if element.VR == "CS":

@@ -101,6 +101,12 @@ def makers() -> frozenset[str]:
 
 
 @cache
+def further(option: str) -> frozenset[str]:
+    """Give keywords that the table doesn't name and that `device` or `descriptions` keeps as well."""
+    return frozenset(_read("deidentify_words.json")[option])
+
+
+@cache
 def patterns() -> dict[str, re.Pattern[str]]:
     """Give keyword → what a text of it must match as a whole to be kept."""
     return {name: re.compile(pattern) for name, pattern in _read("deidentify_words.json")["patterns"].items()}
