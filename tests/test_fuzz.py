@@ -166,9 +166,9 @@ def test_a_dicom_file_that_claims_a_huge_frame_is_refused(tmp_path):
 def test_an_array_that_claims_more_than_there_is_is_refused(tmp_path):
     from fuzzing.tars import npy, tar_of
 
-    about = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000, 1000)}"
-    path = tmp_path / "a.tar"
-    for header, told in ((about, "claimed"), (b"(" * 9000, "not an array"), (b"{'descr': [", "not an array")):
+    path, about = tmp_path / "a.tar", b"{'descr': '<f8', 'fortran_order': False, 'shape': (%s)}"
+    headers = {about % b"1000, 1000": "claimed", about % b"True, 12": "an array of shape", b"(" * 9000: "not an array"}
+    for header, told in {**headers, b"{'descr': [": "not an array"}.items():
         path.write_bytes(tar_of([("c.npy", npy(header, bytes(96)))]))
         with pytest.raises(DataError, match=rf"a\.tar:c\.npy: .*{told}"):
             ShardSource([path])[0]
@@ -279,6 +279,13 @@ def test_a_pipe_or_a_device_in_place_of_an_image_is_refused_and_not_waited_for(t
         for read in (source.__getitem__, source.content):
             with pytest.raises(DataError, match=r"m\.jsonl:1: image .*is a pipe or a device"):
                 read(0)
+
+
+@pytest.mark.skipif(not Path("/proc/kmsg").exists(), reason="a file of Linux, whose reader waits for the kernel")
+def test_a_file_that_is_read_like_a_pipe_is_refused_as_empty(tmp_path):
+    for read in (read_image, image_size):
+        with pytest.raises(DataError, match=r"/proc/kmsg: the file is empty"):
+            read("/proc/kmsg")
 
 
 def test_a_long_report_in_a_csv_file_is_read_by_every_reader(tmp_path):

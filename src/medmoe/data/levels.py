@@ -42,7 +42,8 @@ def stretch(
     # 32-bit and wider values need float64 for the subtraction, 16-bit ones don't.
     exact: NDArray[Any] = pixels.astype(np.float64 if pixels.itemsize > 2 else np.float32)
     if not np.isfinite(high - low):  # further apart than the largest number
-        exact, low, high = exact / 2, low / 2, high / 2
+        np.multiply(exact, 0.5, out=exact)
+        low, high = low / 2, high / 2
     np.subtract(exact, low, out=exact)
     np.divide(exact, high - low, out=exact)
     if ends is not None:

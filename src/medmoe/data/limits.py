@@ -32,12 +32,14 @@ def open_file(path: Path) -> BinaryIO:
     """Open a file for reading, and nothing else: a pipe would be waited for, a device read without end.
 
     Raises:
-        DataError: If it is a pipe or a device.
+        DataError: If it is a pipe or a device, or empty.
         OSError: If it can't be opened.
     """
-    kind = path.stat().st_mode
-    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode) and not stat.S_ISDIR(state.st_mode):
         raise DataError("is a pipe or a device, not a file", where=str(path), remedy="name a file")
+    if state.st_size == 0 and stat.S_ISREG(state.st_mode):  # some of the kernel's files are waited for like pipes
+        raise DataError("the file is empty", where=str(path), remedy="convert it, or take the row out")
     return path.open("rb")
 
 

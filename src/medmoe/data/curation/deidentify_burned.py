@@ -19,6 +19,7 @@ _CONTRASTS = (
 )  # of the picture's range, between a stroke and what is around it: what touches at one parts at a higher
 _LEAST_HEIGHT, _MOST_HEIGHT = 5, 72
 _LEAST_LETTERS = 3
+_AT_ONCE, _OVERLAP = 1 << 23, 256  # pixels of a band, and rows that it shares with the next
 _STROKES = 0.6  # strokes that a row through a word crosses, by the letters that its width has room for
 _SHARP = 0.2  # of the rise, in a pixel: drawn letters have edges, what a scanner shows is softer
 _ALIKE = 0.1  # of the picture's range, between the greys of letters of one line
@@ -57,24 +58,28 @@ def find_text(picture: NDArray[Any]) -> list[Box]:
     """
     grey = _grey(picture)
     height, width = grey.shape
+    rows = max(_AT_ONCE // width, 2 * _OVERLAP)  # large pictures are looked at in bands
     boxes: list[Box] = []
     if min(height, width) >= 3 * _LEAST_HEIGHT and float(np.ptp(grey)) > 0:
         for kernel in _KERNELS:
             for bright in (True, False):
-                for letters in _letters(grey, kernel, bright=bright):
-                    boxes += [_padded(letters, line, height, width) for line in _lines(letters)]
+                for top in range(0, max(height - _OVERLAP, 1), rows - _OVERLAP):
+                    part = grey[top : top + rows]
+                    for letters in _letters(part, kernel, bright=bright):
+                        found = [_padded(letters, line, len(part), width) for line in _lines(letters)]
+                        boxes += [(x0, y0 + top, x1, y1 + top) for x0, y0, x1, y1 in found]
     return _joined(boxes)
 
 
 def _grey(picture: NDArray[Any]) -> NDArray[np.float32]:
     """Bring a picture to grey [H, W] in 0 to 1, by its own range."""
-    values = np.asarray(picture, np.float32)
-    if values.ndim == 3:
-        values = values[..., :3].max(axis=-1)  # coloured text is bright in one channel
-    values = np.nan_to_num(values)
+    if picture.ndim == 3:
+        picture = picture[..., :3].max(axis=-1)  # coloured text is bright in one channel
+    values = np.nan_to_num(picture.astype(np.float32), copy=False)
     low, high = float(values.min()), float(values.max())  # text is often the brightest there is, in few pixels
-    grey: NDArray[np.float32] = np.clip((values - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
-    return grey
+    values -= low
+    values /= max(high - low, 1e-6)
+    return np.clip(values, 0, 1, out=values)
 
 
 def _letters(grey: NDArray[np.float32], kernel: int, *, bright: bool) -> Iterator[Letters]:

@@ -6,7 +6,9 @@ import gzip
 import io
 import struct
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +21,8 @@ _PNG_KEPT = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sR
 _ORIENTATION = 0x0112
 # Text fields of the headers of NIfTI-1 and NIfTI-2: where each begins, and how long it is.
 _NIFTI = {348: ((4, 10), (14, 18), (148, 80), (228, 24), (328, 16)), 540: ((240, 80), (320, 24), (508, 16))}
-_MOST_PIXELS = 1 << 28
+_MOST_PIXELS = 1 << 25
+_MOST_HEADER, _MOST_UNPACKED = 1 << 24, 1 << 29  # bytes of a volume's header with extensions, and of packed voxels
 
 
 def kind_of(path: Path) -> str | None:
@@ -60,7 +63,7 @@ def clean_image(data: bytes, kind: str, *, where: str) -> bytes:
     cleaners = {"jpeg": _clean_jpeg, "png": _clean_png, "nifti": _clean_nifti}
     try:
         return cleaners[kind](data)
-    except (ValueError, IndexError, struct.error, zlib.error, OSError, EOFError) as error:
+    except (ValueError, IndexError, struct.error, zlib.error, OSError, EOFError, OverflowError, SyntaxError) as error:
         what = f"a broken {kind} file ({type(error).__name__})"
         raise DataError(what, where=where, remedy="export it again") from None
 
@@ -160,24 +163,33 @@ def _clean_png(data: bytes) -> bytes:
 def _clean_nifti(data: bytes) -> bytes:
     """Clear the text fields, leave extensions out, cut what follows the voxels."""
     packed = data[:2] == b"\x1f\x8b"
-    raw = bytearray(gzip.decompress(data) if packed else data)
-    order = "<" if struct.unpack("<i", raw[:4])[0] in _NIFTI else ">"
-    size = struct.unpack(f"{order}i", raw[:4])[0]
+    source: Any = gzip.GzipFile(fileobj=io.BytesIO(data)) if packed else io.BytesIO(data)
+    head = bytearray(source.read(max(_NIFTI)))
+    order = "<" if struct.unpack("<i", head[:4])[0] in _NIFTI else ">"
+    size = struct.unpack(f"{order}i", head[:4])[0]
     if size not in _NIFTI:
         raise ValueError("not NIfTI")
     for start, length in _NIFTI[size]:
-        raw[start : start + length] = bytes(length)
+        head[start : start + length] = bytes(length)
     if size == 348:
-        shape = struct.unpack(f"{order}8h", raw[40:56])
-        bits, offset = struct.unpack(f"{order}h", raw[72:74])[0], int(struct.unpack(f"{order}f", raw[108:112])[0])
+        shape = struct.unpack(f"{order}8h", head[40:56])
+        bits, offset = struct.unpack(f"{order}h", head[72:74])[0], int(struct.unpack(f"{order}f", head[108:112])[0])
     else:
-        shape = struct.unpack(f"{order}8q", raw[16:80])
-        bits, offset = struct.unpack(f"{order}h", raw[14:16])[0], struct.unpack(f"{order}q", raw[168:176])[0]
+        shape = struct.unpack(f"{order}8q", head[16:80])
+        bits, offset = struct.unpack(f"{order}h", head[14:16])[0], struct.unpack(f"{order}q", head[168:176])[0]
     if not 1 <= shape[0] <= 7 or offset < size + 4:
         raise ValueError("no voxels in the same file")
-    raw[size:offset] = bytes(offset - size)
     count = int(np.prod([max(side, 1) for side in shape[1 : shape[0] + 1]], dtype=object)) * bits // 8
-    if len(raw) < offset + count:
+    if offset > _MOST_HEADER or not 0 <= count <= (_MOST_UNPACKED if packed else len(data)):
+        raise ValueError("a volume that is cut off or too large")
+    fresh = io.BytesIO()
+    target: Any = gzip.GzipFile(fileobj=fresh, mode="wb", mtime=0) if packed else fresh
+    with target if packed else nullcontext():
+        target.write(bytes(head[:size]) + bytes(offset - size))
+        source.seek(offset)
+        while count and (part := source.read(min(count, 1 << 20))):  # never the whole volume at once
+            target.write(part)
+            count -= len(part)
+    if count:
         raise ValueError("voxels are cut off")
-    fresh = bytes(raw[: offset + count])
-    return gzip.compress(fresh, mtime=0) if packed else fresh
+    return fresh.getvalue()

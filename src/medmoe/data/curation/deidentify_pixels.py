@@ -119,8 +119,16 @@ def decoded(header: Any, *, where: str, raw: bool = False, frame: int | None = N
     """
     from pydicom.pixels.utils import pixel_array
 
+    from medmoe.data.dicom.stored import decode_frame, layout
+
     try:
-        return np.asarray(pixel_array(header, index=frame, raw=raw))
+        if raw or not header.file_meta.TransferSyntaxUID.is_encapsulated:
+            return np.asarray(pixel_array(header, index=frame, raw=raw))
+        shape = layout(header, where)
+        frames = [
+            decode_frame(header, shape, each, where) for each in (range(shape.frames) if frame is None else [frame])
+        ]
+        return frames[0] if len(frames) == 1 else np.stack(frames)
     except Exception as error:  # decoders raise whatever they like on broken data
         what = f"its pixels can't be decoded ({type(error).__name__})"
         remedy = "export it again, or install decoders: pip install 'medmoe[dicom]'"

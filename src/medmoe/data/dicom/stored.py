@@ -115,7 +115,7 @@ def stored(header: Any, shape: Layout, frame: int, where: str) -> NDArray[Any]:
     values = plain(header, shape)
     if values is not None:
         return values
-    values = _decoded(header, shape, frame, where)
+    values = decode_frame(header, shape, frame, where)
     if values.ndim > 2 and shape.samples == 1:
         values = values[0]  # a single frame still stacked
     if values.shape[:2] != (shape.height, shape.width):
@@ -150,8 +150,12 @@ def _carried(values: NDArray[Any], bits: int, high: int) -> NDArray[Any]:
     return values << (allocated - 1 - high) >> (allocated - bits)
 
 
-def _decoded(header: Any, shape: Layout, frame: int, where: str) -> NDArray[Any]:
-    """Decode one frame the general way, by the first decoder that can."""
+def decode_frame(header: Any, shape: Layout, frame: int, where: str) -> NDArray[Any]:
+    """Decode one frame the general way, by the first decoder that can: as stored, palettes not looked up.
+
+    Raises:
+        DataError: If the file doesn't say how, or the compressed image is of another size than the header says.
+    """
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.utils import pixel_array
 
