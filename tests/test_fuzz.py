@@ -338,6 +338,14 @@ def test_dates_in_a_parquet_list_are_read_as_text(tmp_path):
     assert read_all(tmp_path / "m.parquet")["days"].to_pylist() == ['["2020-01-02 00:00:00"]']
 
 
+def test_text_in_a_parquet_file_that_is_not_utf_8_is_refused_when_it_is_opened(tmp_path):
+    bad = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xff\xfe"))
+    pq.write_table(pa.table({"image": ["a.png"], "text": bad}), tmp_path / "m.parquet")
+    for read in (ManifestSource, read_all):
+        with pytest.raises(DataError, match=r"m\.parquet: the manifest can't be read as parquet .*UTF8"):
+            read(tmp_path / "m.parquet")
+
+
 def test_other_columns_of_one_name_are_all_kept(tmp_path):
     path = tmp_path / "m.csv"
     path.write_text("image,note,note\na.png,one,two\n", encoding="utf-8")
