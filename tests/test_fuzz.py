@@ -394,6 +394,18 @@ def test_a_cut_volume_is_refused(tmp_path):
         read_image(path)
 
 
+def test_a_decoder_that_panics_on_a_run_too_long_does_not_end_the_process(tmp_path):
+    pytest.importorskip("rle")
+    from fuzzing.dicom_files import image, item
+
+    runs = struct.pack("<16I", 2, 64, 66, *[0] * 13) + b"\x81\x07" * 4  # the second segment is longer than the image
+    pixels = b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff" + item(b"") + item(runs) + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    path = tmp_path / "a.dcm"
+    path.write_bytes(image(8, 8, b"", "1.2.840.10008.1.2.5", bits=16, packed=True) + pixels)
+    with pytest.raises(DataError, match=r"a\.dcm: the pixels, of transfer syntax RLE Lossless .* can't be decoded"):
+        read_image(path)
+
+
 def test_an_image_type_that_is_a_number_does_not_keep_a_header_from_being_read(tmp_path):
     from fuzzing.dicom_files import element, image
 
