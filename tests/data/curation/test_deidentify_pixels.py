@@ -272,6 +272,18 @@ def test_a_nifti_file_loses_its_texts_extensions_and_tail(packed: bool):
     assert fresh[40:112] == raw[40:112]
 
 
+def test_the_unused_text_at_the_end_of_a_nifti_2_header_goes():
+    header = bytearray(540)
+    struct.pack_into("<i8s", header, 0, 540, b"n+2\0\r\n\x1a\n")
+    struct.pack_into("<hh8q", header, 12, 4, 16, 3, 2, 3, 4, 1, 1, 1, 1)
+    struct.pack_into("<q", header, 168, 544)
+    header[525:540] = b"Ottoline Quill "
+    voxels = np.arange(24, dtype="<i2").tobytes()
+    fresh = clean_image(bytes(header) + bytes(4) + voxels, "nifti", where="x")
+    assert b"Quill" not in fresh
+    assert fresh[544:] == voxels
+
+
 @pytest.mark.parametrize("kind", ["jpeg", "png", "nifti"])
 def test_a_broken_file_is_told_as_such(kind: str):
     start = {"jpeg": b"\xff\xd8\xff\xe1\xff\xff", "png": b"\x89PNG\r\n\x1a\n\0\0\0\xff", "nifti": b"\0" * 400}[kind]

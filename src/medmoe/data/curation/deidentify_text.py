@@ -9,6 +9,7 @@ measurements (12/5 mm, C5-6, T1/T2) are left.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from medmoe.data.curation.deidentify_rules import codes
 
 _SHIFT = 0xE000  # into Unicode's area of private use
 _OURS = re.compile("[\ue000-\uf8ff]")
+_WIDE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")  # kana, ideographs, Korean syllables
 _COMMON = frozenset(
     ["the", "and", "for", "with", "from", "test", "anonymous", "unknown", "patient", "none", "null", "name", "not", "new", "old", "male", "female", "doctor", "hospital", "clinic", "center", "centre", "medical", "health", "imaging", "university", "department", "radiology", "general", "institute", "dept", "city", "street", "road", "number", "anonymized", "removed", "phantom"]
 )  # fmt: skip
@@ -44,11 +46,9 @@ class Known:
         words: set[str] = set()
         phrases: set[str] = set()
         numbers: set[str] = set()
-        for value in names:
-            parts = re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", value.lower())
-            words.update(
-                part for part in parts if len(part) > 2 and part not in _COMMON and part.upper() not in codes()
-            )
+        for group in (group for value in names for group in _groups(value)):
+            parts = re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", group)
+            words.update(part for part in parts if len(part) > (1 if _WIDE.search(part) else 2) and _is_name(part))
             if len(parts) > 1:
                 phrases |= {" ".join(parts), " ".join(parts[::-1]), " ".join([*parts[1:], parts[0]])}
         for value in ids:
@@ -60,6 +60,10 @@ class Known:
                 phrases.add(" ".join(parts))
         return cls(frozenset(words), frozenset(phrases), frozenset(numbers))
 
+    def joined(self, other: Known) -> Known:
+        """Give what either holds."""
+        return Known(self.names | other.names, self.phrases | other.phrases, self.ids | other.ids)
+
     def is_id(self, value: str) -> bool:
         """Tell whether a text is one of the ids."""
         return re.sub(r"[\W_]", "", value).upper() in self.ids
@@ -69,10 +73,30 @@ class Known:
         """What finds them in text; None where there are none."""
         between = r"[\s,.^_/-]*"
         found = [between.join(map(re.escape, id_)) for id_ in self.ids]
-        found += [r"[\s,.^_-]+".join(map(re.escape, phrase.split(" "))) for phrase in self.phrases]
-        found += [rf"{re.escape(name)}(?:['’]s)?" for name in self.names]
-        found.sort(key=len, reverse=True)
-        return re.compile(rf"(?<![^\W_])(?:{'|'.join(found)})(?![^\W_])", re.IGNORECASE) if found else None
+        spaced = {phrase for phrase in self.phrases if not _WIDE.search(phrase)}
+        found += [r"[\s,.^_-]+".join(map(_name_pattern, phrase.split(" "))) for phrase in spaced]
+        found += [rf"{_name_pattern(name)}(?:['’]s)?" for name in self.names if not _WIDE.search(name)]
+        # Chinese, Japanese and Korean names: nothing need be between their parts, nor between them and other words.
+        wide = [r"[\s,.^_・·-]*".join(map(re.escape, phrase.split(" "))) for phrase in self.phrases - spaced]
+        wide += [re.escape(name) for name in self.names if _WIDE.search(name)]
+        parts = [(found, r"(?<![^\W_])(?:{})(?![^\W_])"), (wide, "(?:{})")]
+        rules = [rule.format("|".join(sorted(some, key=len, reverse=True))) for some, rule in parts if some]
+        return re.compile("|".join(rules), re.IGNORECASE) if rules else None
+
+
+def _groups(value: str) -> set[str]:
+    """Give a name's groups (letters, ideographs, sounds), lower case, accents and narrow forms written in one way."""
+    forms = {unicodedata.normalize(form, value) for form in ("NFC", "NFKC")}
+    return {group for form in forms for group in form.lower().split("=")}
+
+
+def _is_name(part: str) -> bool:
+    return part not in _COMMON and part.upper() not in codes()
+
+
+def _name_pattern(name: str) -> str:
+    """Match a part of a name, whichever apostrophe is written in it, if any."""
+    return "['’ ]?".join(map(re.escape, re.split("['’]", name)))
 
 
 @dataclass
@@ -100,7 +124,7 @@ def clean_text(text: str, known: Known | None = None, *, days: int | None = None
     Returns:
         The text with [NAME], [DATE], [TIME], [AGE], [ID], [PHONE], [EMAIL], [URL], [ADDRESS], [PLACE].
     """
-    cleaned = Cleaned(_OURS.sub("?", text))
+    cleaned = Cleaned(_OURS.sub("?", unicodedata.normalize("NFC", text)))
     for kind, pattern, put in _FIRST_RULES:
         _replace(cleaned, pattern, kind, put)
     if known is not None and known.pattern is not None:
