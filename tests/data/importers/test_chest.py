@@ -193,6 +193,8 @@ def test_rsna_gathers_boxes_by_image_and_patients_by_the_mapping(tmp_path: Path)
     [
         ("FINDINGS: A.\nIMPRESSION: B.", "findings", "A."),
         ("FINDINGS AND IMPRESSION: Both.", "findings+impression", "Both."),
+        ("FINDINGS/IMPRESSION: Both.\n\nDr. X was told.", "findings+impression", "Both. Dr. X was told."),
+        ("IMPRESSION(S): B.\n\nTold at noon.", "impression", "B. Told at noon."),
         ("FINAL REPORT\n\n HISTORY: pain.\n\n The lungs are clear.\n", "findings+impression", "The lungs are clear."),
         ("FINDINGS: \n\nIMPRESSION:\n", "impression", None),
         ("FINDINGS: size 3: 4 cm.\nNote: kept.", "findings", "size 3: 4 cm. Note: kept."),
