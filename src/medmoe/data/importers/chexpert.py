@@ -147,5 +147,6 @@ ROWS = (
         splits="all rows are `test`: they are CheXpert's training images, so never train on both",
         read=read_5x200,
         options={"uncertain": POLICIES},
+        patients="chexpert",
     ),
 )
