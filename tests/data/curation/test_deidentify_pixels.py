@@ -175,6 +175,10 @@ def test_a_header_that_says_burned_in_is_refused_or_told(tmp_path: Path):
     assert "BurnedInAnnotation YES" in clean_dicom(tmp_path / "in.dcm", KEY, Options()).risks
     with pytest.raises(DataError, match="its header says that text is burned in"):
         clean_dicom(tmp_path / "in.dcm", KEY, Options(), burned_in="refuse")
+    old.PixelData = bytes(len(old.PixelData))
+    old.save_as(tmp_path / "in.dcm")
+    with pytest.raises(DataError, match="and none was found to blank"):
+        clean_dicom(tmp_path / "in.dcm", KEY, Options(), burned_in="blank")
 
 
 # Coded pictures
