@@ -1,8 +1,8 @@
 """Report text without whom it is about: names, dates, times, ids, contacts and places by rule, as typed placeholders.
 
 Rules find what has a form (a date), a title before it (Dr. X), a label before it (MRN: X) or is known from the
-study's header. A name that stands alone and that the header doesn't have is not found. Eponyms (Hodgkin lymphoma, Graves disease) and
-measurements (12/5 mm, C5-6, T1/T2) are left.
+study's header. A name that stands alone and that the header doesn't have is not found. Eponyms (Hodgkin lymphoma,
+Graves disease) and measurements (12/5 mm, C5-6, T1/T2) are left.
 """
 
 from __future__ import annotations
