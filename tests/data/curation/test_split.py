@@ -70,6 +70,13 @@ def test_a_study_name_that_several_patients_have_joins_nobody():
     assert len(units_of(one)) == 41
 
 
+def test_a_patient_without_a_data_set_is_the_one_of_any_as_in_an_audit():
+    named = [{"image": f"{at}.png", "patient_id": f"p{at}", "source": "a", "modality": "ct"} for at in range(40)]
+    bare = [{"image": f"b{at}.png", "patient_id": f"p{at}", "modality": "ct"} for at in range(40)]
+    splits = dealt(named + bare)
+    assert splits[:40] == splits[40:]
+
+
 def test_a_picture_keeps_its_split_when_its_patient_becomes_known():
     old = [{"image": f"{at}.png", "modality": "ct", "split": ("train", "test")[at % 2]} for at in range(10)]
     new = [{"image": row["image"], "modality": "ct", "patient_id": f"p{at}"} for at, row in enumerate(old)]

@@ -215,6 +215,11 @@ def _same_things(sheet: Sheet, owners: Sequence[str]) -> Iterator[tuple[int, int
         yield files.setdefault(os.path.normpath(str(image)), row), row
         if persons[row] is not None and (study := studies[row]) is not None:
             patients.setdefault(study, {}).setdefault(owners[row], row)
+    ids = list(zip(sheet.column("patient_id"), sheet.column("source"), strict=True))
+    named = {(patient, source): row for row, (patient, source) in enumerate(ids) if patient is not None}
+    for (patient, source), row in named.items():  # an id of no data set counts as that of any, as in an audit
+        if source and (patient, None) in named:
+            yield named[patient, None], row
     for row, study in enumerate(studies):
         known = patients.get(study or "", {})
         if persons[row] is None and len(known) == 1:  # a study's name that several patients have tells nothing
