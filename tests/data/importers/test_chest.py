@@ -209,3 +209,10 @@ def test_a_column_that_is_missing_is_told_with_those_there(tmp_path: Path):
     table(tmp_path / "set" / "indiana_reports.csv", ("uid", "findings"), [(1, "x")])
     with pytest.raises(DataError, match=r"indiana_reports.csv: no column 'Problems'; the file has: uid, findings"):
         rows("iu-xray", tmp_path / "set")
+
+
+def test_an_uncertain_absence_of_findings_is_no_label():
+    from medmoe.data.importers.chexpert import labels_of
+
+    for policy in ("leave-out", "positive", "possible"):
+        assert labels_of({"No Finding": "-1"}, policy, "x") == (None, None)
