@@ -341,3 +341,9 @@ def test_splitting_by_an_audit_keeps_copies_together(folder: Folder, tmp_path: P
         found = [row["split"] for row in csv.DictReader(file)]
     assert found[:6] == found[6:]
     assert set(found) == {"train", "test"}
+
+
+def test_an_audit_that_could_read_no_image_is_a_mistake_not_a_pass(tmp_path: Path):
+    rows = [{"image": f"{at}.png", "modality": "ct", "split": ("train", "test")[at % 2]} for at in range(4)]
+    path = write_manifest(tmp_path, rows)
+    assert "no image could be read" in medmoe("data", "audit", path).mistake

@@ -110,7 +110,7 @@ def test_a_manifest_is_copied_with_its_texts_cleaned(tmp_path: Path):
     rows = [
         {"image": "quill.dcm", "text": "Ottoline Quill (ID7741), seen 3/14/2019 by Dr. Smith: 5 mm nodule.", "patient_id": "ID7741",
          "study_id": "S-7741", "modality": "ct", "split": "train", "note": "told Ottoline Quill", "ward": "7"},
-        {"image": "quill.png", "text": "Normal.", "patient_id": "ID7741", "study_id": "S-7741", "modality": "ct", "split": "train"},
+        {"image": "quill.png", "text": "Quill: normal.", "patient_id": "ID7741", "study_id": "S-7741", "modality": "ct", "split": "train"},
     ]  # fmt: skip
     manifest = write_manifest(data, rows)
     out = tmp_path / "out"
@@ -135,12 +135,32 @@ def test_a_manifest_is_copied_with_its_texts_cleaned(tmp_path: Path):
         fresh = list(csv.DictReader(file))
     assert fresh[0]["text"] == "[NAME] ([ID]), seen [DATE] by Dr. [NAME]: 5 mm nodule."
     assert fresh[0]["note"] == "told [NAME]"
-    assert fresh[1]["text"] == "Normal."
+    assert fresh[1]["text"] == "[NAME]: normal."  # by the header of another file of the patient
     assert fresh[0]["patient_id"] == fresh[1]["patient_id"]
     assert fresh[0]["study_id"] == fresh[1]["study_id"]
     assert all((out / row["image"]).is_file() for row in fresh)
     assert pydicom.dcmread(out / fresh[0]["image"]).PatientID == fresh[0]["patient_id"]
     assert json.loads((tmp_path / "j").read_text())["dropped"] == ["ward"]
+
+
+def test_what_a_scan_makes_of_folders_and_institutions_names_nobody(tree: Path, tmp_path: Path):
+    ds = pydicom.dcmread(tree / "Quill_Ottoline" / "quill-0.dcm")
+    ds.InstitutionName = "Vellichor Infirmary"
+    ds.save_as(tree / "Quill_Ottoline" / "quill-0.dcm")
+    (tree / "Quill_Ottoline" / "quill.txt").unlink()
+    medmoe("data", "scan", tree, "--out", tree / "manifest.csv")
+    words = ("data", "deidentify", tree / "manifest.csv", "--key", tmp_path / "key", "--out")
+    assert medmoe(*words, tmp_path / "out").code == 0
+    assert b"quill" not in everything(tmp_path / "out")
+    assert b"vellichor" not in everything(tmp_path / "out")
+    with (tmp_path / "out" / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["source"] for row in rows}) == 1
+    assert len({row["domain"] for row in rows if row["domain"]}) == 2
+    medmoe(*words, tmp_path / "kept", "--keep-column", "source", "--keep", "institution")
+    with (tmp_path / "kept" / "manifest.csv").open(newline="") as file:
+        row = next(row for row in csv.DictReader(file) if "Vellichor" in row["domain"])
+    assert row["source"] == "Quill_Ottoline"
 
 
 def test_a_column_is_kept_where_asked_for_and_a_wrong_one_is_told(tmp_path: Path):

@@ -175,6 +175,10 @@ def test_a_header_that_says_burned_in_is_refused_or_told(tmp_path: Path):
     assert "BurnedInAnnotation YES" in clean_dicom(tmp_path / "in.dcm", KEY, Options()).risks
     with pytest.raises(DataError, match="its header says that text is burned in"):
         clean_dicom(tmp_path / "in.dcm", KEY, Options(), burned_in="refuse")
+    old.PixelData = bytes(len(old.PixelData))
+    old.save_as(tmp_path / "in.dcm")
+    with pytest.raises(DataError, match="and none was found to blank"):
+        clean_dicom(tmp_path / "in.dcm", KEY, Options(), burned_in="blank")
 
 
 # Coded pictures
@@ -270,6 +274,18 @@ def test_a_nifti_file_loses_its_texts_extensions_and_tail(packed: bool):
     assert b"Quill" not in fresh
     assert fresh[384:] == voxels
     assert fresh[40:112] == raw[40:112]
+
+
+def test_the_unused_text_at_the_end_of_a_nifti_2_header_goes():
+    header = bytearray(540)
+    struct.pack_into("<i8s", header, 0, 540, b"n+2\0\r\n\x1a\n")
+    struct.pack_into("<hh8q", header, 12, 4, 16, 3, 2, 3, 4, 1, 1, 1, 1)
+    struct.pack_into("<q", header, 168, 544)
+    header[525:540] = b"Ottoline Quill "
+    voxels = np.arange(24, dtype="<i2").tobytes()
+    fresh = clean_image(bytes(header) + bytes(4) + voxels, "nifti", where="x")
+    assert b"Quill" not in fresh
+    assert fresh[544:] == voxels
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "nifti"])

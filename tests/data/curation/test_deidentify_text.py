@@ -125,3 +125,22 @@ def test_a_hostile_text_takes_no_long_time():
         "a@" * 5000,
     ):
         clean_text(text, KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Yamada^Tarou=山田^太郎=やまだ^たろう", "患者山田太郎は胸痛。山田 太郎様。やまだたろう。太郎さん"),
+        ("ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎", "ヤマダ・タロウ"),
+        ("Wang^XiaoDong=王^小东", "王小东的胸部。小东。"),
+        ("Hong^Gildong=洪^吉洞=홍^길동", "홍길동님의 흉부"),
+        ("Li^Na=李^娜", "The chest of Li Na. LI, NA. 李娜。"),
+        ("García^José", "X-ray of Garci\u0301a: clear"),
+        ("O'Brien^Tim", "for O’Brien, OBrien and O Brien"),
+    ],
+)
+def test_a_name_goes_in_each_of_its_scripts_and_spellings(name: str, text: str):
+    cleaned = clean_text(text, Known.of(names=[name])).text.casefold()
+    left = set(re.findall(r"[^\W\d_]", cleaned.replace("[name]", "")))
+    assert not left & set("山田太郎やまだヤマダタロウ小东홍길동娜"), cleaned
+    assert not re.search(r"li,? na|garc|brien", cleaned), cleaned

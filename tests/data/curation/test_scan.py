@@ -516,3 +516,15 @@ def test_a_real_corpus_is_found_and_named():
         right["with"] += decide(clues).modality == row["modality"]
         right["without"] += decide(clues, families).modality == row["modality"]
     assert min(right.values()) >= 0.98 * len(rows)
+
+
+def test_a_list_of_the_files_in_a_folder_is_not_the_report_of_each(tmp_path: Path):
+    picture(tmp_path / "in" / "images" / "1.png")
+    picture(tmp_path / "in" / "s501" / "1.png", seed=1)
+    (tmp_path / "in" / "images.txt").write_text("1 images/1.png\n")
+    (tmp_path / "in" / "s501.txt").write_text("Clear lungs.")
+    rows = rows_by_image(scan(tmp_path / "in", tmp_path / "m.csv"))
+    assert {name: row.get("text") or None for name, row in rows.items()} == {
+        "in/images/1.png": None,
+        "in/s501/1.png": "Clear lungs.",
+    }

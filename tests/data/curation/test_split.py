@@ -52,6 +52,37 @@ def test_a_patient_is_in_one_split(by_hash: bool):
     assert len(placed) == 200
 
 
+@pytest.mark.parametrize("by_hash", [False, True])
+def test_a_row_that_names_no_patient_goes_with_who_has_its_file_or_study(by_hash: bool):
+    whole = [{"image": f"{at}.png", "patient_id": f"p{at}", "study_id": f"s{at}", "modality": "ct"} for at in range(60)]
+    same_file = [{"image": f"./{at}.png", "modality": "ct"} for at in range(60)]
+    same_study = [{"image": f"b{at}.png", "study_id": f"s{at}", "modality": "ct"} for at in range(60)]
+    splits = dealt(whole + same_file + same_study, by_hash=by_hash)
+    assert splits[:60] == splits[60:120] == splits[120:]
+    assert len(set(splits)) > 1
+    if by_hash:
+        assert splits[:60] == dealt(whole, by_hash=True)  # nobody moved
+
+
+def test_a_study_name_that_several_patients_have_joins_nobody():
+    rows = [{"image": f"{at}.png", "patient_id": f"p{at}", "study_id": "study1", "modality": "ct"} for at in range(40)]
+    one = sheet([*rows, {"image": "x.png", "study_id": "study1", "modality": "ct"}])
+    assert len(units_of(one)) == 41
+
+
+def test_a_patient_without_a_data_set_is_the_one_of_any_as_in_an_audit():
+    named = [{"image": f"{at}.png", "patient_id": f"p{at}", "source": "a", "modality": "ct"} for at in range(40)]
+    bare = [{"image": f"b{at}.png", "patient_id": f"p{at}", "modality": "ct"} for at in range(40)]
+    splits = dealt(named + bare)
+    assert splits[:40] == splits[40:]
+
+
+def test_a_picture_keeps_its_split_when_its_patient_becomes_known():
+    old = [{"image": f"{at}.png", "modality": "ct", "split": ("train", "test")[at % 2]} for at in range(10)]
+    new = [{"image": row["image"], "modality": "ct", "patient_id": f"p{at}"} for at, row in enumerate(old)]
+    assert kept_from(sheet(old), sheet(new)) == [row["split"] for row in old]
+
+
 def test_shares_are_kept_overall_and_within_each_modality_and_label():
     rows = patients(600)
     one = sheet(rows)

@@ -193,6 +193,8 @@ def test_rsna_gathers_boxes_by_image_and_patients_by_the_mapping(tmp_path: Path)
     [
         ("FINDINGS: A.\nIMPRESSION: B.", "findings", "A."),
         ("FINDINGS AND IMPRESSION: Both.", "findings+impression", "Both."),
+        ("FINDINGS/IMPRESSION: Both.\n\nDr. X was told.", "findings+impression", "Both. Dr. X was told."),
+        ("IMPRESSION(S): B.\n\nTold at noon.", "impression", "B. Told at noon."),
         ("FINAL REPORT\n\n HISTORY: pain.\n\n The lungs are clear.\n", "findings+impression", "The lungs are clear."),
         ("FINDINGS: \n\nIMPRESSION:\n", "impression", None),
         ("FINDINGS: size 3: 4 cm.\nNote: kept.", "findings", "size 3: 4 cm. Note: kept."),
@@ -207,3 +209,10 @@ def test_a_column_that_is_missing_is_told_with_those_there(tmp_path: Path):
     table(tmp_path / "set" / "indiana_reports.csv", ("uid", "findings"), [(1, "x")])
     with pytest.raises(DataError, match=r"indiana_reports.csv: no column 'Problems'; the file has: uid, findings"):
         rows("iu-xray", tmp_path / "set")
+
+
+def test_an_uncertain_absence_of_findings_is_no_label():
+    from medmoe.data.importers.chexpert import labels_of
+
+    for policy in ("leave-out", "positive", "possible"):
+        assert labels_of({"No Finding": "-1"}, policy, "x") == (None, None)

@@ -23,6 +23,26 @@ def chexpert(tmp_path: Path) -> Path:
     return tmp_path / "data" / "chexpert"
 
 
+def test_a_patient_of_two_data_sets_is_one_to_an_audit(tmp_path: Path):
+    from medmoe.data.curation.audit import audit, rows_of
+    from medmoe.data.curation.sheet import read_sheet
+
+    LAYOUTS["nih-cxr14"](tmp_path / "nih")
+    LAYOUTS["rsna-pneumonia"](tmp_path / "rsna")
+    mapping = tmp_path / "rsna" / "pneumonia-challenge-dataset-mappings_2018.json"
+    mapping.write_text(mapping.read_text().replace("00013774_", "00000001_"))
+    for name, folder in (("nih-cxr14", "nih"), ("rsna-pneumonia", "rsna")):
+        import_set(IMPORTERS[name], tmp_path / folder, tmp_path / f"{folder}.csv")
+    found = audit(rows_of([read_sheet(tmp_path / "nih.csv"), read_sheet(tmp_path / "rsna.csv")]))
+    assert [pair.kind for pair in found.pairs if pair.leak] == ["shared patient"]
+
+
+def test_the_patients_of_another_data_set_are_those_of_one_that_there_is():
+    others = {row.patients for row in IMPORTERS.values() if row.patients}
+    assert others == {"chexpert", "iu-xray", "mimic-cxr", "nih-cxr14"}
+    assert others <= set(IMPORTERS)
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
 def test_every_kind_of_manifest_holds_the_same(chexpert: Path, tmp_path: Path, suffix: str):
     outcome = import_set(IMPORTERS["chexpert"], chexpert, tmp_path / "m" / f"out{suffix}")

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from medmoe.cli.common import Columns, Json, check_least, console, escape, pairs_of, say, write_json
-from medmoe.errors import ConfigError
+from medmoe.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from medmoe.data.curation.audit import Audit
@@ -50,6 +50,9 @@ def audit(
     sheets = [read_sheet(manifest, names), *(read_sheet(path, names) for path in against)]
     options = Options(distance, likeness, overlap, within, workers, cache)
     found = look(rows_of(sheets, within=within), options)
+    if not found.leaks and len(found.problems) == len(found.rows.places):
+        what = "no image could be read, so that none was compared"
+        raise DataError(what, where=str(manifest), remedy="check the paths in the column 'image'")
     _print(found, show)
     write_json(to_json(found, options), json_to)
     if found.leaks:
@@ -93,5 +96,7 @@ def _print(found: Audit, show: int) -> None:
         if counts[name]:
             say(f"warning: {counts[name]:,} {words}")
     verdict = "leaks" if found.leaks else "no leak was found"
+    if found.problems and not found.leaks:
+        verdict += f" in what was compared, which {len(found.problems):,} images weren't"
     pairs_told = f"{found.compared:,} pairs of images, {found.candidates:,} of them looked at closely"
     say(f"{verdict}; {len(rows.places):,} rows, {pairs_told}")

@@ -29,9 +29,11 @@ _FILES = ("image", "mask", "gaze")
 _IDS = ("patient_id", "study_id")
 # Columns that say nothing of a person in any manifest that keeps to the format.
 _KEPT = (
-    "modality", "label", "view", "offset_days", "boxes", "split", "source", "license", "domain", "body_part", "width",
-    "height", "frame", "plane",
+    "modality", "label", "view", "offset_days", "boxes", "split", "license", "body_part", "width", "height", "frame",
+    "plane",
 )  # fmt: skip
+# Columns that tell rows apart, but may name whom they are of: a scan makes them of folders and of institutions.
+_GROUPS = ("source", "domain")
 
 
 @dataclass
@@ -73,7 +75,8 @@ def deidentify(
         out: A folder to write, new or empty, neither in the source nor around it.
         way: How.
         texts: The manifest's columns of text to clean by rule.
-        keep_columns: Further columns to keep as they are; others that the format doesn't know are left out.
+        keep_columns: Further columns to keep as they are; others that the format doesn't know are left out. `source`
+            and `domain` become pseudonyms unless they are kept so (or `domain` by the option `institution`).
         workers: Processes.
         resume: Go on with a run of the same key and options that was stopped.
 
@@ -220,12 +223,19 @@ def _manifest(
         _write_lines(out / LOG, [{"way": way.described()}])
     results = _run(list(jobs.values()), path.parent, out, way, {} if named else done, workers)
     cleaned = dict(zip(jobs, results, strict=True))
+    of_patient: dict[str | None, Known] = {
+        None: Known()
+    }  # what the headers of a patient's files say, for all his texts
+    for row in rows:
+        if patient := row.get("patient_id"):
+            of_patient[patient] = of_patient.get(patient, Known()).joined(cleaned[str(row["image"])][1])
     fresh: list[dict[str, object]] = []
     found: Counter[str] = Counter()
     for row in rows:
         if cleaned[str(row["image"])][0].file is not None:
-            fresh.append(_row(row, cleaned, way, texts, keep_columns, found))
-    kept = {*_FILES, *_IDS, "prior", *_KEPT, *texts, *keep_columns}
+            known = of_patient[row.get("patient_id") or None]
+            fresh.append(_row(row, cleaned, known, way, texts, keep_columns, found))
+    kept = {*_FILES, *_IDS, "prior", *_KEPT, *_GROUPS, *texts, *keep_columns}
     dropped = [name for name in table.column_names if name not in kept]
     with (out / LOG).open("a", encoding="utf-8") as log:
         log.write(json.dumps({"texts": dict(found), "rows": len(fresh)}) + "\n")
@@ -238,6 +248,7 @@ def _manifest(
 def _row(
     row: dict[str, str | None],
     cleaned: dict[str, tuple[Record, Known]],
+    of_patient: Known,
     way: Way,
     texts: Sequence[str],
     keep_columns: Sequence[str],
@@ -247,6 +258,10 @@ def _row(
     key = way.key
     record, known = cleaned[str(row["image"])]
     fresh: dict[str, object] = {name: row[name] for name in (*_KEPT, *keep_columns) if row.get(name)}
+    for column in _GROUPS:
+        if row.get(column) and column not in fresh:
+            known_place = column == "domain" and "institution" in way.options.keep
+            fresh[column] = row[column] if known_place else key.name(column, str(row[column]))
     for column in (*_FILES, "prior"):
         if (name := row.get(column)) and name in cleaned:
             fresh[column] = cleaned[name][0].file
@@ -257,7 +272,7 @@ def _row(
     if row.get("study_id"):
         fresh["study_id"] = key.name("study", str(row["study_id"]))
     own = Known.of(ids=[str(row[name]) for name in _IDS if row.get(name)])
-    known = Known(known.names, known.phrases | own.phrases, known.ids | own.ids)
+    known = known.joined(of_patient).joined(own)
     patient = str(row.get("patient_id") or "")
     days = key.days(patient) if way.options.dates == "shift" and patient else None
     for name in texts:

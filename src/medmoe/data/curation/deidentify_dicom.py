@@ -125,7 +125,9 @@ def _cleaned(old: Any, syntax: str, key: Key, options: Options, burned_in: str, 
         file.blanked = True
     else:
         syntax = write_pixels(old, new, syntax, where=where)
-    if burned_in == "blank" and "PixelData" in new:
+    if (
+        burned_in == "blank" and "PixelData" in new and int(old.get("BitsAllocated") or 0) != 1
+    ):  # those aren't looked at
         _mark_blanked(new)
     file.content = _written(old, new, key, syntax, where)
     return file
@@ -205,7 +207,11 @@ def _burned_in(old: Any, file: CleanedFile, burned_in: str, where: str) -> list[
         raise DataError(what, where=where, remedy="look at it, or use --burned-in blank")
     if burned_in != "blank":
         return []
-    return file.boxes + _outside_regions(old)
+    boxes = file.boxes + _outside_regions(old)
+    if flagged and not boxes:
+        what = "its header says that text is burned in, and none was found to blank"
+        raise DataError(what, where=where, remedy="look at it, and blank it by hand")
+    return boxes
 
 
 def _text_boxes(old: Any, where: str) -> list[Box]:

@@ -20,7 +20,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"pHYs", b"bKGD")
 _ORIENTATION = 0x0112
 # Text fields of the headers of NIfTI-1 and NIfTI-2: where each begins, and how long it is.
-_NIFTI = {348: ((4, 10), (14, 18), (148, 80), (228, 24), (328, 16)), 540: ((240, 80), (320, 24), (508, 16))}
+_NIFTI = {348: ((4, 10), (14, 18), (148, 80), (228, 24), (328, 16)), 540: ((240, 80), (320, 24), (508, 16), (525, 15))}
 _MOST_PIXELS = 1 << 25
 _MOST_HEADER, _MOST_UNPACKED = 1 << 24, 1 << 29  # bytes of a volume's header with extensions, and of packed voxels
 

@@ -1,14 +1,14 @@
 """Report text without whom it is about: names, dates, times, ids, contacts and places by rule, as typed placeholders.
 
-Rules find what has a form (a date), a title before it (Dr. X), a label before it (MRN: X) or is known from the study's header.
-A name that stands alone and that the header doesn't have is not found. Eponyms (Hodgkin lymphoma, Graves disease) and
-measurements (12/5 mm, C5-6, T1/T2) are left.
+Rules find what has a form (a date), a title before it (Dr. X), a label before it (MRN: X) or is known from the
+study's header. A name that stands alone and that the header doesn't have is not found. Eponyms (Hodgkin lymphoma,
+Graves disease) and measurements (12/5 mm, C5-6, T1/T2) are left.
 """
 
-# ruff: noqa: E501 - patterns of one rule stay on one line
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -19,8 +19,14 @@ from medmoe.data.curation.deidentify_rules import codes
 
 _SHIFT = 0xE000  # into Unicode's area of private use
 _OURS = re.compile("[\ue000-\uf8ff]")
+_WIDE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")  # kana, ideographs, Korean syllables
 _COMMON = frozenset(
-    ["the", "and", "for", "with", "from", "test", "anonymous", "unknown", "patient", "none", "null", "name", "not", "new", "old", "male", "female", "doctor", "hospital", "clinic", "center", "centre", "medical", "health", "imaging", "university", "department", "radiology", "general", "institute", "dept", "city", "street", "road", "number", "anonymized", "removed", "phantom"]
+    [
+        "the", "and", "for", "with", "from", "test", "anonymous", "unknown", "patient", "none", "null", "name", "not",
+        "new", "old", "male", "female", "doctor", "hospital", "clinic", "center", "centre", "medical", "health",
+        "imaging", "university", "department", "radiology", "general", "institute", "dept", "city", "street", "road",
+        "number", "anonymized", "removed", "phantom",
+    ]
 )  # fmt: skip
 
 
@@ -44,11 +50,9 @@ class Known:
         words: set[str] = set()
         phrases: set[str] = set()
         numbers: set[str] = set()
-        for value in names:
-            parts = re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", value.lower())
-            words.update(
-                part for part in parts if len(part) > 2 and part not in _COMMON and part.upper() not in codes()
-            )
+        for group in (group for value in names for group in _groups(value)):
+            parts = re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", group)
+            words.update(part for part in parts if len(part) > (1 if _WIDE.search(part) else 2) and _is_name(part))
             if len(parts) > 1:
                 phrases |= {" ".join(parts), " ".join(parts[::-1]), " ".join([*parts[1:], parts[0]])}
         for value in ids:
@@ -60,6 +64,10 @@ class Known:
                 phrases.add(" ".join(parts))
         return cls(frozenset(words), frozenset(phrases), frozenset(numbers))
 
+    def joined(self, other: Known) -> Known:
+        """Give what either holds."""
+        return Known(self.names | other.names, self.phrases | other.phrases, self.ids | other.ids)
+
     def is_id(self, value: str) -> bool:
         """Tell whether a text is one of the ids."""
         return re.sub(r"[\W_]", "", value).upper() in self.ids
@@ -69,10 +77,30 @@ class Known:
         """What finds them in text; None where there are none."""
         between = r"[\s,.^_/-]*"
         found = [between.join(map(re.escape, id_)) for id_ in self.ids]
-        found += [r"[\s,.^_-]+".join(map(re.escape, phrase.split(" "))) for phrase in self.phrases]
-        found += [rf"{re.escape(name)}(?:['’]s)?" for name in self.names]
-        found.sort(key=len, reverse=True)
-        return re.compile(rf"(?<![^\W_])(?:{'|'.join(found)})(?![^\W_])", re.IGNORECASE) if found else None
+        spaced = {phrase for phrase in self.phrases if not _WIDE.search(phrase)}
+        found += [r"[\s,.^_-]+".join(map(_name_pattern, phrase.split(" "))) for phrase in spaced]
+        found += [rf"{_name_pattern(name)}(?:['’]s)?" for name in self.names if not _WIDE.search(name)]
+        # Chinese, Japanese and Korean names: nothing need be between their parts, nor between them and other words.
+        wide = [r"[\s,.^_・·-]*".join(map(re.escape, phrase.split(" "))) for phrase in self.phrases - spaced]
+        wide += [re.escape(name) for name in self.names if _WIDE.search(name)]
+        parts = [(found, r"(?<![^\W_])(?:{})(?![^\W_])"), (wide, "(?:{})")]
+        rules = [rule.format("|".join(sorted(some, key=len, reverse=True))) for some, rule in parts if some]
+        return re.compile("|".join(rules), re.IGNORECASE) if rules else None
+
+
+def _groups(value: str) -> set[str]:
+    """Give a name's groups (letters, ideographs, sounds), lower case, accents and narrow forms written in one way."""
+    forms = {unicodedata.normalize(form, value) for form in ("NFC", "NFKC")}
+    return {group for form in forms for group in form.lower().split("=")}
+
+
+def _is_name(part: str) -> bool:
+    return part not in _COMMON and part.upper() not in codes()
+
+
+def _name_pattern(name: str) -> str:
+    """Match a part of a name, whichever apostrophe is written in it, if any."""
+    return "['’ ]?".join(map(re.escape, re.split("['’]", name)))
 
 
 @dataclass
@@ -94,13 +122,13 @@ def clean_text(text: str, known: Known | None = None, *, days: int | None = None
     Args:
         text: A report, or a part of one.
         known: What the study's header says of the patient and others.
-        days: Move whole dates by so many days (written as YYYY-MM-DD) instead of taking them out. Of dates as 3/4/2019 the
-            month is taken to come first.
+        days: Move whole dates by so many days (written as YYYY-MM-DD) instead of taking them out. Of dates as 3/4/2019
+            the month is taken to come first.
 
     Returns:
         The text with [NAME], [DATE], [TIME], [AGE], [ID], [PHONE], [EMAIL], [URL], [ADDRESS], [PLACE].
     """
-    cleaned = Cleaned(_OURS.sub("?", text))
+    cleaned = Cleaned(_OURS.sub("?", unicodedata.normalize("NFC", text)))
     for kind, pattern, put in _FIRST_RULES:
         _replace(cleaned, pattern, kind, put)
     if known is not None and known.pattern is not None:
@@ -142,8 +170,10 @@ def _known_kind(text: str) -> str:
 
 
 _MONTH = (
-    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sep(?:t(?:ember)?)?|oct(?:ober)?"
-    r"|nov(?:ember)?|dec(?:ember)?|januar|februar|märz|mai|juni|juli|oktober|dezember|janvier|février|mars|avril|juin|juillet"
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sep(?:t(?:ember)?)?|oct"
+    r"(?:ober)?"
+    r"|nov(?:ember)?|dec(?:ember)?|januar|februar|märz|mai|juni|juli|oktober|dezember|janvier|février|mars|avril|"
+    r"juin|juillet"
     r"|août|septembre|octobre|novembre|décembre|enero|febrero|marzo|abril|mayo|junio|julio|agosto|septiembre|octubre"
     r"|noviembre|diciembre)\b\.?"
 )
@@ -151,8 +181,8 @@ _FIRST = {
     name: number
     for number, names in enumerate(
         (
-            "jan ene", "feb fév", "mar mär", "apr abr avr", "may mai", "jun juin", "jul juil", "aug aoû ago", "sep", "oct okt",
-            "nov", "dec dez dic déc",
+            "jan ene", "feb fév", "mar mär", "apr abr avr", "may mai", "jun juin", "jul juil", "aug aoû ago", "sep",
+            "oct okt", "nov", "dec dez dic déc",
         ),
         start=1,
     )
@@ -168,7 +198,8 @@ def _any_case(pattern: str) -> re.Pattern[str]:
 
 # Pattern and the order of its groups; each is checked to be a day of the calendar.
 _DATES = (
-    (_any_case(rf"\b(\d{{1,2}})(?:st|nd|rd|th|\.)?[\s-]*(?:of\s+|de\s+)?({_MONTH})[\s,-]*(?:de\s+)?((?:19|20)\d\d|['’]?\d\d\b(?!\s*(?:mm|cm|year|:)))"), "dmy"),
+    (_any_case(rf"\b(\d{{1,2}})(?:st|nd|rd|th|\.)?[\s-]*(?:of\s+|de\s+)?({_MONTH})[\s,-]*(?:de\s+)?((?:19|20)\d\d|"
+        rf"['’]?\d\d\b(?!\s*(?:mm|cm|year|:)))"), "dmy"),
     (_any_case(rf"\b({_MONTH})[\s-]*(\d{{1,2}})(?:st|nd|rd|th)?\b(?:\s*,\s*|[\s-]+)((?:19|20)\d\d)"), "mdy"),
     (re.compile(rf"{_NOT_IN_NUMBER}((?:19|20)\d\d)([-/.])(0?[1-9]|1[0-2])\2(0?[1-9]|[12]\d|3[01]){_NO_UNIT}"), "y.md"),
     (re.compile(rf"{_NOT_IN_NUMBER}(\d{{1,2}})([-/.])(\d{{1,2}})\2((?:19|20)\d\d){_NO_UNIT}"), "m.dy"),
@@ -176,7 +207,8 @@ _DATES = (
     (re.compile(rf"{_NOT_IN_NUMBER}(\d\d)(\.)(\d\d)\2(\d\d){_NO_UNIT}"), "d.my"),
     (re.compile(rf"{_NOT_IN_NUMBER}((?:19|20)\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?:\d{{6}})?(?![\d.])"), "ymd"),
     (_any_case(rf"\b(\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?({_MONTH})(?![\w-])"), "dm"),
-    (_any_case(rf"\b({_MONTH})\s+(\d{{1,2}})(?:st|nd|rd|th)?\b(?!\s*(?:mm|cm|%|years?|weeks?|months?|days?)|\.\d|:\d)"), "md"),
+    (_any_case(rf"\b({_MONTH})\s+(\d{{1,2}})(?:st|nd|rd|th)?\b(?!\s*(?:mm|cm|%|years?|weeks?|months?|days?)|\.\d|"
+        rf":\d)"), "md"),
     (_any_case(rf"\b({_MONTH})[\s,]+(?:of\s+)?((?:19|20)\d\d)\b"), "my"),
     (_any_case(rf"(?<=\bon )(\d{{1,2}})/(\d{{1,2}}){_NO_UNIT}"), "md"),
     (_any_case(rf"(?<=\bdated )(\d{{1,2}})/(\d{{1,2}}){_NO_UNIT}"), "md"),
@@ -209,60 +241,59 @@ def _month(text: str) -> int:
     return next((_FIRST[text.lower()[:length]] for length in (4, 3) if text.lower()[:length] in _FIRST), 0)
 
 
-_WORD = r"(?:\[NAME\]|[A-Z]\.(?=[ ]?[A-Z])|[^\W\d_a-zß-öø-ÿ][^\W\d_]*(?:['’-][^\W\d_]+){0,3})"  # begins with a capital letter
+# Begins with a capital letter.
+_WORD = r"(?:\[NAME\]|[A-Z]\.(?=[ ]?[A-Z])|[^\W\d_a-zß-öø-ÿ][^\W\d_]*(?:['’-][^\W\d_]+){0,3})"
 _LINK = r"(?:van|von|der|den|de|del|la|le|bin|ibn|al|el|ter|zu|dos|da|di)"
 _NAME = rf"(?:{_LINK}[ ]+)*{_WORD}(?:(?:[ ]*,[ ]*|[ ]+|(?<=\.))(?:{_LINK}[ ]+)*{_WORD}){{0,3}}"
 _PLAIN_NAME = rf"(?:{_LINK}[ ]+)*{_WORD}(?:(?:[ ]+|(?<=\.))(?:{_LINK}[ ]+)*{_WORD}){{0,3}}"
 _TITLE = r"\b(?:Drs?|Doctor|Prof(?:essor)?|Mr|Mrs|Ms|Miss|Mme|Herrn?|Frau|Sir|Dame|Nurse|Sister|Sr|DR|MRS|PROF)\b\.?"
 _UPPER_TITLE = r"\b(?:MR|MS)\."
 _LABEL = (
-    r"(?:(?:electronically |digitally )?(?:signed|dictated|reported|read|interpreted|transcribed|reviewed|verified|approved|"
+    r"(?:(?:electronically |digitally )?(?:signed|dictated|reported|read|interpreted|transcribed|reviewed|verified|"
+    r"approved|"
     r"authenticated|performed|requested|ordered|referred|finali[sz]ed)(?: (?:and (?:signed|verified|approved)))? by"
     r"|(?:patient(?:'s)?|full|last|first|family|maiden)[ ]?name|name(?=[ ]*:)|patient(?=[ ]*:)"
     r"|(?:referring|attending|ordering|requesting|consulting|reporting|family|primary care)"
     r" (?:physician|doctor|radiologist|provider|clinician|consultant)|radiologist(?=[ ]*:)|physician(?=[ ]*:)"
-    r"|technologist(?=[ ]*:)|resident(?=[ ]*:)|attending(?=[ ]*:)|discussed with|communicated to|conveyed to|notified|courtesy of|credits? to|cc(?=[ ]*:))"
+    r"|technologist(?=[ ]*:)|resident(?=[ ]*:)|attending(?=[ ]*:)|discussed with|communicated to|conveyed to|"
+    r"notified|courtesy of|credits? to|cc(?=[ ]*:))"
 )
 _DEGREE = r"(?:M\.?[ ]?D\.?|D\.?O\.?|Ph\.?D\.?|R\.?N\.?|PA-C|FRCR|FRCS|MRCP|FACR|MBBS|MBChB|NP|RT\(R\))"
 _ID_LABEL = (
-    r"(?:MRN|M\.R\.N\.|medical record(?:[ ]*(?:number|no\.?|#))?|record (?:number|no\.?)|patient[ ]?(?:id|no\.?|number)|pt\.?[ ]?id"
-    r"|hospital (?:number|no\.?)|unit (?:number|no\.?)|accession(?:[ ]*(?:number|no\.?|id))?|acc(?:\.|[ ]*#|[ ]no\.?)|case (?:number|no\.?|id)"
+    r"(?:MRN|M\.R\.N\.|medical record(?:[ ]*(?:number|no\.?|#))?|record (?:number|no\.?)|patient[ ]?(?:id|no\.?|"
+    r"number)|pt\.?[ ]?id"
+    r"|hospital (?:number|no\.?)|unit (?:number|no\.?)|accession(?:[ ]*(?:number|no\.?|id))?|acc(?:\.|[ ]*#|"
+    r"[ ]no\.?)|case (?:number|no\.?|id)"
     r"|exam (?:number|no\.?|id)|study (?:number|no\.?|id)|order (?:number|no\.?|id)|visit (?:number|no\.?|id)"
-    r"|encounter(?:[ ]*(?:number|no\.?|id))?|account (?:number|no\.?)|SSN|social security(?:[ ]*(?:number|no\.?))?|NHS(?:[ ]*(?:number|no\.?))?"
-    r"|insurance(?:[ ]*(?:number|no\.?|id))?|policy (?:number|no\.?)|licen[cs]e (?:number|no\.?)|serial (?:number|no\.?)|device id)"
+    r"|encounter(?:[ ]*(?:number|no\.?|id))?|account (?:number|no\.?)|SSN|social security(?:[ ]*(?:number|no\.?))?|"
+    r"NHS(?:[ ]*(?:number|no\.?))?"
+    r"|insurance(?:[ ]*(?:number|no\.?|id))?|policy (?:number|no\.?)|licen[cs]e (?:number|no\.?)|serial (?:number|"
+    r"no\.?)|device id)"
 )
 _PLACES = (
-    r"(?:Hospitals?|Clinic|Infirmary|Hospice|Medical (?:Center|Centre|College|School|Group|Associates)|Health (?:System|Center|Centre|Service|Network)"
-    r"|Imaging (?:Center|Centre|Associates)|Radiology Associates|Cancer (?:Center|Centre|Institute)|Nursing Home|Care Home|Klinikum|Krankenhaus"
+    r"(?:Hospitals?|Clinic|Infirmary|Hospice|Medical (?:Center|Centre|College|School|Group|Associates)|Health "
+    r"(?:System|Center|Centre|Service|Network)"
+    r"|Imaging (?:Center|Centre|Associates)|Radiology Associates|Cancer (?:Center|Centre|Institute)|Nursing Home|"
+    r"Care Home|Klinikum|Krankenhaus"
     r"|Universitätsklinikum|Hôpital|Ospedale|HOSPITAL|CLINIC|MEDICAL CENTER|MEDICAL CENTRE)"
 )
-_STREETS = r"(?:Street|St\.|Avenue|Ave\.?|Road|Rd\.?|Lane|Ln\.?|Drive|Boulevard|Blvd\.?|Square|Terrace|Parkway|Highway|Hwy\.?|Court|Crescent)"
+_STREETS = (
+    r"(?:Street|St\.|Avenue|Ave\.?|Road|Rd\.?|Lane|Ln\.?|Drive|Boulevard|Blvd\.?|Square|Terrace|Parkway|"
+    r"Highway|Hwy\.?|Court|Crescent)"
+)
 _ZIP = r"(?:,?[ ]+[A-Z][\w .]+?,[ ]*[A-Z]{2}[ ]+\d{5}(?:-\d{4})?)"
 _LEAVE = frozenset(
     [
-        "The",
-        "This",
-        "That",
-        "Our",
-        "A",
-        "An",
-        "At",
-        "In",
-        "Of",
-        "Local",
-        "Outside",
-        "Other",
-        "Another",
-        "Same",
-        "Your",
-        "No",
-        "Any",
-        "General",
-        "Referring",
+        "The", "This", "That", "Our", "A", "An", "At", "In", "Of", "Local", "Outside", "Other", "Another", "Same",
+        "Your", "No", "Any", "General", "Referring",
     ]
-)
+)  # fmt: skip
 _NO_NAME = frozenset(
-    ["No", "The", "There", "This", "These", "Brain", "Chest", "Normal", "Findings", "Impression", "Comparison", "Technique", "Study", "Images", "A", "An", "In", "Is", "Was", "Shows", "Left", "Right", "Spine", "Abdomen", "Pelvis", "Head", "Neck", "Scan", "Imaging", "Angiography", "Examination", "Contrast"]
+    [
+        "No", "The", "There", "This", "These", "Brain", "Chest", "Normal", "Findings", "Impression", "Comparison",
+        "Technique", "Study", "Images", "A", "An", "In", "Is", "Was", "Shows", "Left", "Right", "Spine", "Abdomen",
+        "Pelvis", "Head", "Neck", "Scan", "Imaging", "Angiography", "Examination", "Contrast",
+    ]
 )  # fmt: skip
 
 
@@ -300,26 +331,36 @@ _FIRST_RULES: tuple[_Rule, ...] = (
     ("URL", _any_case(r"\b(?:https?://|ftp://|www\.)[^\s<>\"')\]]+"), None),
 )
 _RULES: tuple[_Rule, ...] = (
-    ("ID", _any_case(rf"(?P<head>\b{_ID_LABEL}(?:[ ]*(?:[:#=]|is|no\.?|number))*[ ]*[:#]?[ ]*)(?P<id>[A-Z0-9][\w/-]{{2,}}(?:[ -]\d{{2,}})*)"), _labelled),
+    ("ID", _any_case(rf"(?P<head>\b{_ID_LABEL}(?:[ ]*(?:[:#=]|is|no\.?|number))*[ ]*[:#]?[ ]*)"
+        rf"(?P<id>[A-Z0-9][\w/-]{{2,}}(?:[ -]\d{{2,}})*)"), _labelled),
     ("ID", re.compile(r"(?<![\d-])\d{3}-\d{2}-\d{4}(?![\d-])"), None),
-    ("ADDRESS", re.compile(rf"(?<![\d.,/-])\d{{1,5}}[A-Za-z]?[ ]+(?:{_WORD}[ ]+){{1,4}}{_STREETS}(?!\w)(?:,?[ ]+(?:Apt|Suite|Unit|Apartment|Floor|#)\.?[ ]*\w+)?{_ZIP}?"), None),
+    ("ADDRESS", re.compile(rf"(?<![\d.,/-])\d{{1,5}}[A-Za-z]?[ ]+(?:{_WORD}[ ]+){{1,4}}{_STREETS}(?!\w)(?:,?[ ]+"
+        rf"(?:Apt|Suite|Unit|Apartment|Floor|#)\.?[ ]*\w+)?{_ZIP}?"), None),
     ("ADDRESS", _any_case(r"\bP\.?[ ]?O\.?[ ]+Box[ ]+\d+"), None),
     ("ADDRESS", re.compile(r"\b[A-Z][a-z]+(?:[ ][A-Z][a-z]+)?,[ ]*[A-Z]{2}[ ]+\d{5}(?:-\d{4})?\b"), None),
-    ("ADDRESS", _any_case(r"(?<=postcode )[A-Z]{1,2}\d[A-Z\d]?[ ]?\d[A-Z]{2}\b|(?<=postcode: )[A-Z]{1,2}\d[A-Z\d]?[ ]?\d[A-Z]{2}\b"), None),
-    ("PHONE", re.compile(r"(?<![\d.,/-])(?:\+?\d{1,3}[ .-]?)?(?:\(\d{3}\)[ ]?|\d{3}[ .-])\d{3}[ .-]\d{4}(?:[ ]*(?:x|ext\.?)[ ]*\d+)?(?![\d-])"), None),
+    ("ADDRESS", _any_case(r"(?<=postcode )[A-Z]{1,2}\d[A-Z\d]?[ ]?\d[A-Z]{2}\b|"
+        r"(?<=postcode: )[A-Z]{1,2}\d[A-Z\d]?[ ]?\d[A-Z]{2}\b"), None),
+    ("PHONE", re.compile(r"(?<![\d.,/-])(?:\+?\d{1,3}[ .-]?)?(?:\(\d{3}\)[ ]?|\d{3}[ .-])\d{3}[ .-]\d{4}(?:[ ]*(?:x|"
+        r"ext\.?)[ ]*\d+)?(?![\d-])"), None),
     ("PHONE", re.compile(r"(?<![\w.])\+\d{1,3}[ ()\d.-]{7,16}\d(?!\w)"), None),
-    ("PHONE", _any_case(r"(?P<head>\b(?:tel(?:ephone)?|phone|fax|mobile|cell|pager|beeper|bleep|extension|ext)\b\.?(?:[ ]*(?:[:#]|no\.?|number))*[ ]*)(?P<id>\+?[\d][\d ()./-]{2,}\d)"), lambda found: f"{found['head']}[PHONE]"),
+    ("PHONE", _any_case(r"(?P<head>\b(?:tel(?:ephone)?|phone|fax|mobile|cell|pager|beeper|bleep|extension|ext)\b\.?"
+        r"(?:[ ]*(?:[:#]|no\.?|number))*[ ]*)(?P<id>\+?[\d][\d ()./-]{2,}\d)"),
+        lambda found: f"{found['head']}[PHONE]"),
 )  # fmt: skip
 _LATE_RULES: tuple[_Rule, ...] = (
-    ("TIME", _any_case(r"(?<![\d.:])(?<!titer )(?<!titre )(?<!ratio )(?<!ratio of )(?<!dilution )(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?(?:[ ]*[ap]\.?m\b\.?)?(?!\d|:|[ ]*(?:dilution|ratio))"), None),
+    ("TIME", _any_case(r"(?<![\d.:])(?<!titer )(?<!titre )(?<!ratio )(?<!ratio of )(?<!dilution )(?:[01]?\d|"
+        r"2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?(?:[ ]*[ap]\.?m\b\.?)?(?!\d|:|[ ]*(?:dilution|ratio))"), None),
     ("TIME", _any_case(r"(?<![\d.:])(?:1[0-2]|0?[1-9])[ ]*[ap]\.?m\b\.?(?!\w)"), None),
     ("TIME", _any_case(r"(?<![\d.:])(?:[01]\d|2[0-3])[0-5]\d[ ]*(?:hours|hrs|h)\b"), None),
     ("AGE", _any_case(r"\b(?P<age>\d{2,3})[ -]*(?:year|yr|y/?o\b|y\.o\.)"), _age),
     ("AGE", _any_case(r"\b(?:aged?(?: of)?|age:)[ ]*(?P<age>\d{2,3})\b(?!\s*(?:months|days|weeks))"), _age),
-    ("PLACE", re.compile(rf"\b(?P<name>(?:(?:St\.|{_WORD}|of|and|&|the)[ ]+){{1,6}}?){_PLACES}\b(?:[ ]+of(?:[ ]+{_WORD}){{1,4}})?"), _place),
-    ("PLACE", re.compile(rf"\b(?P<name>(?:Hospital|Hôpital|Klinikum|Ospedale|Krankenhaus|Clinique)[ ]+(?:(?:of|de|di|la|le|der|the|for|zum)[ ]+)*{_WORD}(?:[ ]+{_WORD}){{0,3}})"), lambda found: "[PLACE]"),
+    ("PLACE", re.compile(rf"\b(?P<name>(?:(?:St\.|{_WORD}|of|and|&|the)[ ]+){{1,6}}?){_PLACES}\b(?:[ ]+of"
+        rf"(?:[ ]+{_WORD}){{1,4}})?"), _place),
+    ("PLACE", re.compile(rf"\b(?P<name>(?:Hospital|Hôpital|Klinikum|Ospedale|Krankenhaus|Clinique)[ ]+(?:(?:of|de|"
+        rf"di|la|le|der|the|for|zum)[ ]+)*{_WORD}(?:[ ]+{_WORD}){{0,3}})"), lambda found: "[PLACE]"),
     ("NAME", re.compile(rf"(?P<head>{_TITLE}[ ]+(?:{_TITLE}[ ]+)*)(?P<name>{_PLAIN_NAME})(?:['’]s)?"), _after),
-    ("NAME", re.compile(rf"(?P<head>{_UPPER_TITLE}[ ]+)(?P<name>[A-Z][A-Z'’-]{{2,}}(?:[ ][A-Z][A-Z'’-]+){{0,2}})(?![a-z])"), _after),
+    ("NAME", re.compile(rf"(?P<head>{_UPPER_TITLE}[ ]+)(?P<name>[A-Z][A-Z'’-]{{2,}}(?:[ ][A-Z][A-Z'’-]+){{0,2}})"
+        r"(?![a-z])"), _after),
     ("NAME", re.compile(rf"(?P<head>(?i:\b{_LABEL})(?:[ ]*[:=])?[ ]*)(?P<name>(?!Dr\b){_NAME})"), _after),
     ("NAME", re.compile(rf"(?P<head>)(?<!\w)(?P<name>{_PLAIN_NAME})(?=,?[ ]+{_DEGREE}(?![\w.]*\w))"), _after),
     ("ID", re.compile(r"(?<![\d.,/-])(?<!\w)[A-Z]{0,4}-?\d{7,}(?![\d.]\d|\w)"), None),

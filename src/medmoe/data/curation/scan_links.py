@@ -148,6 +148,8 @@ class Reports:
         places = [[own] if own else [], self._of_study.get(study or "", []), self._of_folder.get(folder, [])]
         if folder:
             places.append(self._of_folder.get(above, []))
-            places.append([beside] if (beside := self._of_stem.get(folder)) else [])
+            # `images.txt` beside `images/` lists files; it's no report of them all.
+            plain = " ".join(tokens(posixpath.basename(folder))) in rules()["masks"]["images"]
+            places.append([beside] if not plain and (beside := self._of_stem.get(folder)) else [])
         files = next((files for files in places if files), [])
         return "\n\n".join(self._text[file] for file in files) or None, files

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ def owners_of(sheet: Sheet, *, resolved: bool = False) -> list[str]:
         sheet: The manifest.
         resolved: Whether pictures are named from the root of the file system, so that two manifests can be compared.
     """
-    images = [str((sheet.path.parent / str(image)).resolve()) if resolved else image for image in sheet.column("image")]
+    images = _files(sheet) if resolved else sheet.column("image")
     return [
         f"patient {person}" if person else f"study {study}" if study else f"image {image}"
         for person, study, image in zip(sheet.persons(), sheet.studies(), images, strict=True)
@@ -130,7 +130,7 @@ def owners_of(sheet: Sheet, *, resolved: bool = False) -> list[str]:
 
 
 def kept_from(old: Sheet, sheet: Sheet) -> Cells:
-    """Give each row of a manifest the split that its patient (or study, or picture) had in an earlier one.
+    """Give each row of a manifest the split that its patient (or study) had in an earlier one, or else its picture.
 
     Raises:
         DataError: If the earlier one has no splits, or has a patient in several.
@@ -139,13 +139,22 @@ def kept_from(old: Sheet, sheet: Sheet) -> Cells:
     splits = old.column("split")
     if not any(splits):
         raise DataError("the manifest has no splits to keep", where=str(old.path), remedy="leave --keep out")
-    for row, owner in enumerate(owners_of(old, resolved=True)):
+    pictures: dict[str, int] = {}
+    for row, (owner, image) in enumerate(zip(owners_of(old, resolved=True), _files(old), strict=True)):
+        if splits[row] is not None:
+            pictures.setdefault(image, row)
         if splits[row] is not None and splits[known.setdefault(owner, row)] != splits[row]:
             first = known[owner]
             what = f"the patient of this row is in {splits[row]!r}, and by row {first + 1} in {splits[first]!r}"
             raise DataError(what, where=old.where(row), remedy="put all of a patient's rows in one split")
-    rows = [known.get(owner) for owner in owners_of(sheet, resolved=True)]
+    owners = zip(owners_of(sheet, resolved=True), _files(sheet), strict=True)
+    rows = [known.get(owner, pictures.get(image)) for owner, image in owners]
     return [None if row is None else splits[row] for row in rows]
+
+
+def _files(sheet: Sheet) -> list[str]:
+    """Name each row's picture from the root of the file system, so that two manifests can be compared."""
+    return [str((sheet.path.parent / str(image)).resolve()) for image in sheet.column("image")]
 
 
 def units_of(
@@ -153,7 +162,8 @@ def units_of(
 ) -> tuple[Unit, ...]:
     """Gather the rows that must stay together.
 
-    Rows of one patient (`Sample.person`) do; a row without one goes with its study, or else with its picture.
+    Rows of one patient (`Sample.person`) do; a row without one goes with its study, or else with its picture, and with
+    whoever has that study or that picture's file in another row.
 
     Args:
         sheet: The manifest.
@@ -173,6 +183,8 @@ def units_of(
     first: dict[str, int] = {}
     for row, owner in enumerate(owners):
         parent[root(row)] = root(first.setdefault(owner, row))
+    for one, other in _same_things(sheet, owners):
+        parent[root(other)] = root(one)
     alike: dict[str, int] = {}
     for row, value in enumerate(by or ()):
         if value is not None:
@@ -182,11 +194,36 @@ def units_of(
     groups: dict[int, list[int]] = {}
     for row in range(sheet.rows):
         groups.setdefault(root(row), []).append(row)
-    modalities, labels = sheet.column("modality"), sheet.column("label")
+    modalities, labels, persons = sheet.column("modality"), sheet.column("label"), sheet.persons()
+
+    def names(rows: Sequence[int]) -> set[str]:
+        """Give the patients alone, if any: a row that says none and joins them later moves nobody."""
+        return {owners[row] for row in rows if persons[row] is not None} or {owners[row] for row in rows}
+
     return tuple(
-        Unit(tuple(rows), _features(rows, modalities, labels), min(_place(seed, owners[row]) for row in rows))
+        Unit(tuple(rows), _features(rows, modalities, labels), min(_place(seed, owner) for owner in names(rows)))
         for rows in groups.values()
     )
+
+
+def _same_things(sheet: Sheet, owners: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """List pairs of rows that belong together though not all name a patient: of one file, or of a patient's study."""
+    files: dict[str, int] = {}
+    patients: dict[str, dict[str, int]] = {}  # study → owner → row
+    persons, studies = sheet.persons(), sheet.studies()
+    for row, image in enumerate(sheet.column("image")):
+        yield files.setdefault(os.path.normpath(str(image)), row), row
+        if persons[row] is not None and (study := studies[row]) is not None:
+            patients.setdefault(study, {}).setdefault(owners[row], row)
+    ids = list(zip(sheet.column("patient_id"), sheet.column("source"), strict=True))
+    named = {(patient, source): row for row, (patient, source) in enumerate(ids) if patient is not None}
+    for (patient, source), row in named.items():  # an id of no data set counts as that of any, as in an audit
+        if source and (patient, None) in named:
+            yield named[patient, None], row
+    for row, study in enumerate(studies):
+        known = patients.get(study or "", {})
+        if persons[row] is None and len(known) == 1:  # a study's name that several patients have tells nothing
+            yield next(iter(known.values())), row
 
 
 def deal(

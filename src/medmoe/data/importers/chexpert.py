@@ -62,7 +62,7 @@ def labels_of(row: Mapping[str, str], policy: str, where: str) -> tuple[str | No
             raise DataError(what, where=where, remedy="use the file as published")
         if _VALUES[value] == 1:
             present.append(words)
-        elif _VALUES[value] == -1:
+        elif _VALUES[value] == -1 and words != NO_FINDING:  # whether there is any is no finding
             uncertain.append(words)
             present += {"positive": [words], "possible": [f"possible {words}"]}.get(policy, [])
     if len(present) > 1 and NO_FINDING in present:
@@ -147,5 +147,6 @@ ROWS = (
         splits="all rows are `test`: they are CheXpert's training images, so never train on both",
         read=read_5x200,
         options={"uncertain": POLICIES},
+        patients="chexpert",
     ),
 )

@@ -88,7 +88,7 @@ class Importer:
     """A row of the table of importers.
 
     Attributes:
-        name: What it is called on the command line, and in the manifest's column `source`.
+        name: What it is called on the command line, and in the manifest's column `source` unless `patients` is.
         title: The data set's name.
         url: Where it is published.
         terms: Its terms of use in a few words, written into the column `license` where no image has its own.
@@ -97,6 +97,8 @@ class Importer:
         splits: Where the manifest's splits come from.
         read: Gives its images one by one.
         options: Its own options, by name.
+        patients: The data set whose patients these are, where it is another one's: rows with a patient have its name
+            as their `source`, so that a split or an audit sees one patient in both.
     """
 
     name: str
@@ -108,6 +110,7 @@ class Importer:
     splits: str
     read: Callable[[Job], Iterator[Found]]
     options: Mapping[str, Option] = field(default_factory=dict)
+    patients: str = ""
 
 
 def base_of(folder: Path, *marks: str, what: str) -> Path:

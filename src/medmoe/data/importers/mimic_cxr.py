@@ -166,6 +166,7 @@ ROWS = (
         splits="official, by patient",
         read=read_jpg,
         options=_OPTIONS,
+        patients="mimic-cxr",
     ),
     Importer(
         name="mimic-cxr",

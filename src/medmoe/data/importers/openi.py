@@ -121,5 +121,6 @@ ROWS = (
         splits="none",
         read=read_original,
         options={"sections": _SECTIONS},
+        patients="iu-xray",
     ),
 )

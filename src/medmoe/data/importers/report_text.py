@@ -63,6 +63,6 @@ def described(report: str, wanted: str) -> str | None:
 
 
 def _named(found: dict[str, str], names: list[str]) -> list[str]:
-    """Give the sections whose headings contain one of some words, each once: FINDINGS, FINDINGS AND IMPRESSION."""
-    headings = dict.fromkeys(heading for name in names for heading in found if name in heading.split())
+    """Give the sections whose headings have one of some words, each once: FINDINGS, FINDINGS/IMPRESSION(S)."""
+    headings = dict.fromkeys(heading for name in names for heading in found if name in re.findall("[a-z]+", heading))
     return [found[heading] for heading in headings]

@@ -81,5 +81,6 @@ ROWS = (
         needs="stage_2_train_labels.csv, stage_2_train_images/*.dcm; _detailed_class_info.csv, the mapping to NIH",
         splits="none",
         read=read,
+        patients="nih-cxr14",
     ),
 )

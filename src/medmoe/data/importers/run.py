@@ -152,7 +152,8 @@ class _Gathering:
         mask = row.pop("mask", None)
         if isinstance(mask, Path) and self._there(found, "mask", mask):
             row["mask"] = self._written(mask)
-        row.setdefault("source", self.importer.name)
+        of = self.importer.patients if row.get("patient_id") else ""
+        row.setdefault("source", of or self.importer.name)
         row.setdefault("license", self.importer.terms)
         return row
 
