@@ -419,6 +419,16 @@ def test_a_reduced_source_reads_jpegs_smaller_unless_boxes_or_maps_need_their_pi
     assert [several[index].image.shape[:2] for index in range(2)] == [(48, 32), (96, 64)]
 
 
+def test_two_slices_of_a_volume_are_two_images(tmp_path):
+    (tmp_path / "a.nii").write_bytes(b"volume")
+    (tmp_path / "manifest.csv").write_text("image,frame,plane\na.nii,1,\na.nii,2,\na.nii,1,axial\na.nii,1,\na.nii,,\n")
+    source = ManifestSource(tmp_path)
+    told = [source.content(index) for index in range(5)]
+    assert told[0] == told[3]
+    assert len(set(told)) == 4
+    assert {source.file(index) for index in range(5)} == {told[4]}
+
+
 def test_a_source_that_cannot_reduce_is_given_as_it_is():
     phantoms = PhantomSource(1, size=32)
     assert reduced(phantoms, 8) is phantoms
