@@ -142,9 +142,17 @@ class ManifestSource:
         Raises:
             DataError: If the file can't be read.
         """
+        return self.file(index) + self.place(index).encode()
+
+    def place(self, index: int) -> str:
+        """Say which frame or slice of its file an image is, where the row states it.
+
+        Raises:
+            DataError: If the frame isn't a whole number from 0.
+        """
         reading = self.reading(index)
-        place = b"" if reading.frame is reading.plane is None else f" {reading.frame} {reading.plane}".encode()
-        return self.file(index) + place
+        stated = reading.frame is not None or reading.plane is not None
+        return f" frame {reading.frame} plane {reading.plane}" if stated else ""
 
     def file(self, index: int) -> bytes:
         """Give the bytes of the image file.
