@@ -199,8 +199,11 @@ def test_the_whole_model_and_its_preprocessing_make_the_fingerprint(predictor: P
     changed = copy.deepcopy(model)
     changed.image_projection.bias.data[0] += 1e-3
     assert fingerprint_of(changed.state_dict(), model.assets) != own
-    other = dataclasses.replace(model.assets, preprocess={**model.assets.preprocess, "fingerprint": "x"})
-    assert fingerprint_of(model.state_dict(), other) != own
+    edited = copy.deepcopy(model.assets.preprocess)
+    edited["steps"][2]["value"] = 0.5  # under the fingerprint that it had
+    for preprocess in ({**model.assets.preprocess, "fingerprint": "x"}, edited):
+        other = dataclasses.replace(model.assets, preprocess=preprocess)
+        assert fingerprint_of(model.state_dict(), other) != own
 
 
 def test_reports_are_left_out_when_not_asked_for(predictor: Predictor, source: ManifestSource, tmp_path: Path):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medmoe.build import build_loader
 from medmoe.config import DataConfig, RunConfig, parse
-from medmoe.data.sources.base import Source
+from medmoe.data.sources.base import Source, place_of
 from medmoe.data.sources.rows import Rows
 from medmoe.data.tables import ABOUT, EmbeddedRows, ParquetRows, count_rows, join_into_file, join_into_folder
 from medmoe.errors import ConfigError, DataError, UserError, unknown
@@ -276,6 +276,7 @@ def data_fingerprint(source: Source) -> str:
         try:
             facts = source.facts(index)
             known: Any = (facts.key, facts.modality, facts.report, facts.labels, facts.patient, facts.source)
+            known = (*known, place) if (place := place_of(source, index)) else known
         except DataError as error:
             known = str(error)
         digest.update(repr(known).encode())

@@ -180,7 +180,8 @@ def fingerprint_of(weights: Mapping[str, Tensor], assets: Assets) -> str:
         16 hexadecimal digits.
     """
     digest = hashlib.sha256(json.dumps(assets.config, sort_keys=True).encode())
-    digest.update(str(assets.preprocess.get("fingerprint")).encode())
+    # All of it: a preprocess.json that was edited may still bear its old fingerprint.
+    digest.update(json.dumps(assets.preprocess, sort_keys=True).encode())
     for name in sorted(weights):
         value = weights[name].detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {list(value.shape)} ".encode())

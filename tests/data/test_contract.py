@@ -44,6 +44,15 @@ def test_a_step_that_only_one_has_is_named():
     assert differences(short, OURS) == ["step 'normalise': only one of them has it"]
 
 
+def test_steps_in_another_order_and_contracts_that_share_none_differ():
+    turned = {**OURS, "steps": OURS["steps"][::-1]}
+    assert differences(OURS, turned) == [
+        "the order of the steps: read, resize, pad, normalise and normalise, pad, resize, read"
+    ]
+    for nothing in ({}, {"window": "header"}, {"steps": []}):
+        assert differences(nothing, OURS) == differences(OURS, nothing) == ["they have no step in common"]
+
+
 def test_the_next_major_release_of_a_library_that_matters_is_named():
     other = {**OURS, "libraries": {**OURS["libraries"], "torch": "3"}}
     assert differences(OURS, other) == [f"library torch: release {OURS['libraries']['torch']} and 3"]

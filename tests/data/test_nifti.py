@@ -57,6 +57,16 @@ def seen(plane: str, at: int) -> np.ndarray:
     return np.array([[pick(row, column) for column in reversed(columns)] for row in reversed(rows)])
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_all_slices_of_a_ct_are_shown_by_one_window_wherever_its_air_is(tmp_path: Path, suffix: str):
+    volume = np.tile(np.linspace(-100, 150, 12, dtype=np.int16).reshape(3, 4, 1), (1, 1, 12))
+    volume[0, 0, 3] = -1000
+    path = save(tmp_path / f"a{suffix}", volume)
+    shown = [read_image(path, reading=Reading("soft_tissue", frame, "axial")) for frame in range(12)]
+    for frame in (0, 2, 11):  # the voxel of air apart, all of them are alike
+        np.testing.assert_array_equal(shown[frame][:, :-1], shown[3][:, :-1])
+
+
 EVERY_ORIENTATION = [
     "".join(code) for axes in itertools.permutations(("RL", "AP", "SI")) for code in itertools.product(*axes)
 ]

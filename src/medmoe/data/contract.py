@@ -79,8 +79,14 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
                 told.append(f"step {name!r}: {key} {a!r} and {b!r}")
     if "version" in one and "version" in other:  # both are whole
         told += [f"step {name!r}: only one of them has it" for name in {**first, **second} if name not in both]
+        if not told and _names(one) != _names(other):
+            told.append(f"the order of the steps: {', '.join(_names(one))} and {', '.join(_names(other))}")
         told += _other_libraries(one, other)
-    return told
+    return told if both or told else ["they have no step in common"]
+
+
+def _names(contract: Mapping[str, Any]) -> list[str]:
+    return [step["step"] for step in contract.get("steps", [])]
 
 
 def refuse_mixed(one: Mapping[str, Any], other: Mapping[str, Any], *, what: str, where: str, remedy: str) -> None:

@@ -32,7 +32,6 @@ _SIZES = {348: "Nifti1Image", 540: "Nifti2Image"}
 _LABEL_INTENT = 1002
 _AIR, _LEAST = -900.0, -10_000.0  # Hounsfield units between which the least value of a CT lies
 _ALIKE = 0.5  # share of equal neighbours above which whole numbers are labels
-_EVERY = 8  # slices between those that are looked at for air
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,14 +306,14 @@ def _by_header(image: Any, values: NDArray[Any], *, full: bool) -> NDArray[Any]:
 
 
 def _is_hounsfield(image: Any, values: NDArray[Any]) -> bool:
-    """Tell whether a volume has air as a CT has: in the slice, else in one of every eighth as they are stored."""
+    """Tell whether a volume has air as a CT has: in the slice, else in any, so that all are shown by one window."""
     least = float(values.min())
     if _LEAST <= least <= _AIR:
         return True
     slope, intercept = image.header.get_slope_inter()
     if image.header.get_data_dtype().kind == "u" and (slope or 1.0) > 0 and (intercept or 0.0) > _AIR:
         return False
-    others = (float(_read(image, 2, at).min()) for at in range(0, [*image.shape, 1][2], _EVERY))
+    others = (float(_read(image, 2, at).min()) for at in range([*image.shape, 1][2]))
     return any(_LEAST <= other <= _AIR for other in others)
 
 

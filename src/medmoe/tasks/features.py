@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medmoe.data.contract import differences
+from medmoe.data.sources.base import place_of
 from medmoe.errors import DataError, unknown
 from medmoe.folder import SavesItself
 from medmoe.tasks.base import Evidence
@@ -99,6 +100,7 @@ def of_samples(source: Samples, *, masks: bool = False) -> str:
     for index in range(len(source)):
         try:
             digest.update(json.dumps(_plain(source.facts(index)), sort_keys=True).encode())
+            digest.update(place_of(source, index).encode())
             if index in looked_at:
                 sample = source[index]
                 for pixels in (sample.image, sample.mask if masks else None):

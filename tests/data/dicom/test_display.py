@@ -14,7 +14,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
 from dicom_files import VALUES, write
-from medmoe.data.dicom import read_dicom_values
+from medmoe.data.dicom import one_frame, read_dicom_values
 from medmoe.data.images import read_image, read_mask
 from medmoe.data.reading import Reading
 from medmoe.errors import ConfigError, DataError
@@ -149,6 +149,16 @@ def test_a_voi_table_of_bytes_is_looked_up_after_the_modality_transform(tmp_path
     np.testing.assert_allclose(read_image(path), np.array([[0, 0], [100, 255]]) / 255, atol=1e-6)
 
 
+def test_a_voi_table_that_begins_below_zero_holds_for_a_slice_without_air(tmp_path):
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [2048, 65536 - 1024, 8], [value // 8 for value in range(2048)]
+    table["LUTDescriptor"].VR = table["LUTData"].VR = "US"  # as files of unsigned pixels have it
+    for name, stored in (("air", [[0, 1030], [1100, 1200]]), ("none", [[1024, 1030], [1100, 1200]])):
+        values = np.array(stored, np.uint16)
+        path = write(tmp_path / f"{name}.dcm", values, VOILUTSequence=Sequence([table]), **CT)
+        np.testing.assert_allclose(read_image(path), (values // 8) / 255, atol=1e-6)
+
+
 def test_a_dose_is_scaled_by_its_grid(tmp_path):
     dose = np.array([[0, 1000], [2000, 4_000_000_000]], np.uint32)
     path = write(tmp_path / "a.dcm", dose, Modality="RTDOSE", DoseGridScaling="1e-6")
@@ -166,6 +176,17 @@ def test_floats_are_read(tmp_path, kind, name):
     data.save_as(path)
     same(raw(path), values)
     np.testing.assert_allclose(read_image(path), (values - values.min()) / np.ptp(values), atol=1e-6)
+
+
+def test_a_frame_of_many_floats_is_read_from_a_large_file_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(one_frame, "LARGE", 1000)
+    values = RNG.normal(size=(3, 20, 30)).astype("<f4")
+    path = write(tmp_path / "a.dcm", values.view(np.uint32))
+    data = pydicom.dcmread(path)
+    del data.PixelData, data.BitsStored, data.HighBit, data.PixelRepresentation
+    data.FloatPixelData = values.tobytes()
+    data.save_as(path)
+    same(raw(path, 2), values[2])
 
 
 def test_bits_that_do_not_end_at_the_low_end_are_moved_there(tmp_path):

@@ -14,13 +14,15 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from medmoe.data.sources.base import Source, reduced
+from medmoe.data.sources.base import ChangedSource, Source, place_of, reduced
 from medmoe.data.sources.cells import parse_labels
 from medmoe.data.sources.concat import ConcatSource
 from medmoe.data.sources.manifest import ManifestSource
 from medmoe.data.sources.phantom import PhantomSource
 from medmoe.data.sources.rows import Rows
+from medmoe.embed import data_fingerprint
 from medmoe.errors import DataError
+from medmoe.tasks.features import of_samples
 from medmoe.types import Box
 
 BOXES = json.dumps([{"label": "mass", "xyxy": [2, 1, 4, 4], "phrase": "a mass"}])
@@ -417,6 +419,30 @@ def test_a_reduced_source_reads_jpegs_smaller_unless_boxes_or_maps_need_their_pi
     assert reduced(ManifestSource(tmp_path, maps=False), 40)[2].image.shape == (48, 32, 3)
     several = reduced(Rows(ConcatSource([source, source]), [4, 1]), 40)
     assert [several[index].image.shape[:2] for index in range(2)] == [(48, 32), (96, 64)]
+
+
+def test_two_slices_of_a_volume_are_two_images(tmp_path):
+    (tmp_path / "a.nii").write_bytes(b"volume")
+    (tmp_path / "manifest.csv").write_text("image,frame,plane\na.nii,1,\na.nii,2,\na.nii,1,axial\na.nii,1,\na.nii,,\n")
+    source = ManifestSource(tmp_path)
+    told = [source.content(index) for index in range(5)]
+    assert told[0] == told[3]
+    assert len(set(told)) == 4
+    assert {source.file(index) for index in range(5)} == {told[4]}
+    shuffled = ChangedSource(Rows(ConcatSource([source, source]), [6, 4, 2]), lambda index, sample: sample)
+    assert [place_of(shuffled, index) for index in range(3)] == [" frame 2 plane None", "", " frame 1 plane axial"]
+
+
+def test_data_of_other_slices_have_another_fingerprint(tmp_path):
+    prints = []
+    for frame in (1, 2):
+        (tmp_path / "manifest.csv").write_text(
+            "image,frame\n" + "a.nii,3\n" * 20 + f"a.nii,{frame}\n" + "a.nii,3\n" * 20
+        )
+        source = ManifestSource(tmp_path, check_files=False)
+        prints.append((of_samples(source), data_fingerprint(source)))
+    assert prints[0][0] != prints[1][0]
+    assert prints[0][1] != prints[1][1]
 
 
 def test_a_source_that_cannot_reduce_is_given_as_it_is():

@@ -260,6 +260,36 @@ def test_grey_levels_of_one_window_are_not_taken_for_those_of_another(folder: Pa
         shown(source, "lung")
 
 
+def test_eight_bits_shown_in_full_are_not_taken_for_those_of_the_files_window(tmp_path: Path):
+    write_dicom(tmp_path / "a.dcm", np.arange(192, dtype=np.uint8).reshape(12, 16), WindowCenter=100, WindowWidth=80)
+    write_manifest([{"image": "a.dcm", "text": "A chest."}], tmp_path / "manifest.csv")
+    write_shards(tmp_path, tmp_path / "out", window="full")
+    source = open_source(tmp_path / "out")
+    assert source[0].image.dtype == np.uint8
+    assert source[0].image.max() == 191
+    with pytest.raises(DataError, match="step 'read': window 'full' and 'header'"):
+        shown(source, "header")
+
+
+def test_the_mask_in_a_tar_is_that_of_the_slice(tmp_path: Path):
+    nibabel = pytest.importorskip("nibabel")
+    voxels = np.zeros((8, 6, 5), np.uint8)
+    for name in ("image", "mask"):
+        for k in range(5):
+            voxels[:, :, k] = 40 * k if name == "image" else 0
+            voxels[k + 1, 2, k] = 200
+        nibabel.save(nibabel.Nifti1Image(voxels, np.diag([1.0, 1, 3, 1])), tmp_path / f"{name}.nii.gz")
+    places = ({"frame": 0}, {"frame": 4}, {"frame": 2, "plane": "coronal"}, {})
+    rows = [{"image": "image.nii.gz", "mask": "mask.nii.gz", "text": "A volume.", **place} for place in places]
+    write_manifest(rows, tmp_path / "manifest.csv")
+    write_shards(tmp_path, tmp_path / "out")
+    theirs, ours = ManifestSource(tmp_path), open_source(tmp_path / "out")
+    for index in range(4):
+        assert_same(ours[index], theirs[index])
+    masks = [theirs[index].mask for index in range(4)]
+    assert [mask.sum() for mask in masks if mask is not None] == [1, 1, 5, 1]
+
+
 def test_a_tar_that_changed_is_found_by_its_checksum(folder: Path, tmp_path: Path):
     out = tmp_path / "out"
     write_shards(folder, out, samples_per_shard=2)

@@ -323,6 +323,9 @@ def test_a_bad_common_file_is_told(tars: Path):
     for text, words in {
         '{"modalty": "ct"}': "unknown key 'modalty'",
         '{"classes": "a"}': "isn't a list of names",
+        '{"preprocess": {"window": "lung"}}': "'preprocess' doesn't say how images were read",
+        '{"preprocess": {"steps": [{"step": "resize"}]}}': "'preprocess' doesn't say how images were read",
+        '{"preprocess": "lung"}': "'preprocess' doesn't say how images were read",
     }.items():
         (tars / "shards.json").write_text(text)
         with pytest.raises(DataError, match=words):

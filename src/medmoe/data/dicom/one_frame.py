@@ -22,8 +22,10 @@ def is_large(file: BinaryIO) -> bool:
 
 
 def has_frames_apart(header: Any) -> bool:
-    """Tell whether a file's frames lie one after another, each in whole bytes."""
-    return syntax(header) in _UNCOMPRESSED and frames(header) > 1 and short(header, "BitsAllocated") in (8, 16, 32)
+    """Tell whether a file's frames lie one after another, each in whole bytes; floats, which have no sign, may not."""
+    if syntax(header) not in _UNCOMPRESSED or short(header, "PixelRepresentation") is None:
+        return False
+    return frames(header) > 1 and short(header, "BitsAllocated") in (8, 16, 32)
 
 
 def cut(header: Any, file: BinaryIO, frame: int) -> Any:

@@ -32,8 +32,8 @@ def look_up(values: NDArray[Any], table: Any) -> tuple[NDArray[np.uint16], int]:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise ValueError("a look-up table for values that are NaN or infinite")
     entries, first, bits = _entries(get(table, "LUTDescriptor"), get(table, "LUTData"), big=_is_big(table))
-    if first > 32767 and values.size and values.min() < 0:
-        first -= 65536  # written without the sign that the values have
+    if first > 32767 and values.size and (values.min() < 0 or values.max() < first):
+        first -= 65536  # written without its sign, as where unsigned pixels became Hounsfield units
     at = np.clip(np.rint(values).astype(np.int64) - first, 0, len(entries) - 1)
     return entries[at], bits
 

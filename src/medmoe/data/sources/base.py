@@ -57,6 +57,10 @@ class ChangedSource:
         """Give what is known of a sample without reading pixels."""
         return self.source.facts(index)
 
+    def place(self, index: int) -> str:
+        """Say which frame or slice of its file an image is."""
+        return place_of(self.source, index)
+
     def shown(self, window: str) -> ChangedSource:
         """Give the same samples, read under a window and then changed."""
         return ChangedSource(shown(self.source, window), self.change)
@@ -75,6 +79,18 @@ def content_of(source: Source, index: int) -> bytes:
         return own(index)
     image = np.ascontiguousarray(source[index].image)
     return f"{image.dtype} {image.shape} ".encode() + image.tobytes()
+
+
+def place_of(source: Source, index: int) -> str:
+    """Say which frame or slice of its file an image is, where that is stated; else nothing.
+
+    A source whose files hold several says so with a method `place`. Two samples with the same facts may differ in it.
+
+    Raises:
+        DataError: If what is stated is wrong.
+    """
+    own: Callable[[int], str] | None = getattr(source, "place", None)
+    return "" if own is None else own(index)
 
 
 def shown(source: Source, window: str) -> Source:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmoe.data.sources.base import Source, by_shard, content_of, reduced, shards_of, shown
+from medmoe.data.sources.base import Source, by_shard, content_of, place_of, reduced, shards_of, shown
 from medmoe.data.sources.manifest import ManifestSource
 from medmoe.data.sources.manifest_table import find_manifest
 from medmoe.data.sources.phantom import PhantomSource
@@ -63,6 +63,10 @@ class ConcatSource:
     def content(self, index: int) -> bytes:
         """Give what tells one image from another."""
         return content_of(*self._find(index))
+
+    def place(self, index: int) -> str:
+        """Say which frame or slice of its file an image is."""
+        return place_of(*self._find(index))
 
     def reduced(self, at_least: int) -> ConcatSource:
         """Give the same samples, read at a reduced scale where their sources can."""

@@ -105,7 +105,7 @@ class ManifestSource:
         """
         where = self.where(index)
         boxes = self._cell(index, "boxes")
-        reading = self._reading(index)
+        reading = self.reading(index)
         mask = self._read(index, "mask", partial(read_mask, reading=reading)) if self.maps else None
         gaze = self._read(index, "gaze", read_gaze) if self.maps else None
         # Maps and boxes are measured in the pixels of the whole image.
@@ -132,15 +132,33 @@ class ManifestSource:
         """
         size = None
         if self._cell(index, "boxes"):
-            reading = self._reading(index)
+            reading = self.reading(index)
             size = self._stated_size(index) or self._read(index, "image", partial(image_size, reading=reading))
         return self._facts(index, size)
 
     def content(self, index: int) -> bytes:
-        """Give the bytes of the image file, which tell one image from another.
+        """Give what tells one image from another: the bytes of the file, and which frame of it is meant, if one is.
 
         Raises:
             DataError: If the file can't be read.
+        """
+        return self.file(index) + self.place(index).encode()
+
+    def place(self, index: int) -> str:
+        """Say which frame or slice of its file an image is, where the row states it.
+
+        Raises:
+            DataError: If the frame isn't a whole number from 0.
+        """
+        reading = self.reading(index)
+        stated = reading.frame is not None or reading.plane is not None
+        return f" frame {reading.frame} plane {reading.plane}" if stated else ""
+
+    def file(self, index: int) -> bytes:
+        """Give the bytes of the image file.
+
+        Raises:
+            DataError: If it can't be read.
         """
         return bytes(self._read(index, "image", _bytes_of))
 
@@ -158,6 +176,20 @@ class ManifestSource:
         other = copy.copy(self)
         other.window = window
         return other
+
+    def reading(self, index: int) -> Reading:
+        """Say what of a sample's files is read, and how.
+
+        Raises:
+            DataError: If the frame isn't a whole number from 0.
+        """
+        if self._plain and self.window == HEADER:  # nearly all files are pictures, with nothing to say
+            return USUAL
+        frame = parse_number(self._cell(index, "frame"), "frame", where=self.where(index))
+        if frame is not None and (frame != int(frame) or frame < 0):
+            what = f"frame {frame:g}; allowed: whole numbers from 0, or nothing for the middle one"
+            raise DataError(what, where=self.where(index), remedy="correct or empty it")
+        return Reading(self.window, None if frame is None else int(frame), self._cell(index, "plane"))
 
     def where(self, index: int) -> str:
         """Name a sample's place for an error: `file:row`."""
@@ -222,16 +254,6 @@ class ManifestSource:
             return reader(self.folder / value)
         except DataError as error:
             raise DataError(f"{name} {value}: {error.what}", where=self.where(index), remedy=error.remedy) from error
-
-    def _reading(self, index: int) -> Reading:
-        """Say what of a file is read, and how; nearly all files are pictures, with nothing to say."""
-        if self._plain and self.window == HEADER:
-            return USUAL
-        frame = parse_number(self._cell(index, "frame"), "frame", where=self.where(index))
-        if frame is not None and (frame != int(frame) or frame < 0):
-            what = f"frame {frame:g}; allowed: whole numbers from 0, or nothing for the middle one"
-            raise DataError(what, where=self.where(index), remedy="correct or empty it")
-        return Reading(self.window, None if frame is None else int(frame), self._cell(index, "plane"))
 
     def _stated_size(self, index: int) -> tuple[int, int] | None:
         """Give the columns (width, height), if both are filled in."""

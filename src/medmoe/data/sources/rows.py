@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from medmoe.data.sources.base import Source, by_shard, content_of, reduced, shards_of, shown
+from medmoe.data.sources.base import Source, by_shard, content_of, place_of, reduced, shards_of, shown
 from medmoe.errors import DataError
 from medmoe.types import Sample
 
@@ -43,6 +43,10 @@ class Rows:
     def content(self, index: int) -> bytes:
         """Give what tells one image from another."""
         return content_of(self.source, self.rows[index])
+
+    def place(self, index: int) -> str:
+        """Say which frame or slice of its file an image is."""
+        return place_of(self.source, self.rows[index])
 
     def reduced(self, at_least: int) -> Rows:
         """Give the same samples, read at a reduced scale where their source can."""

@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medmoe.data.contract import reading_contract
+from medmoe.data.dicom import is_dicom
 from medmoe.data.images import read_mask
+from medmoe.data.nifti import is_nifti
+from medmoe.data.reading import HEADER
 from medmoe.data.sources.cells import NO_FINDING, parse_labels
 from medmoe.data.sources.manifest import ManifestSource
 from medmoe.data.sources.shard_folder import FACTS
@@ -59,7 +62,7 @@ def encode(source: ManifestSource, index: int, *, images: str, prior: str | None
     """
     sample, cells = source[index], source.cells(index)
     extension, data, copied = _image(source, index, sample, images)
-    deep = not copied and sample.image.dtype != np.uint8
+    deep = not copied and (sample.image.dtype != np.uint8 or _was_windowed(source, index))
     about: dict[str, Any] = {name: cells[name] for name in FACTS if name != "text" and cells.get(name) is not None}
     if "boxes" in about:
         about["boxes"] = json.loads(about["boxes"])
@@ -77,7 +80,7 @@ def encode(source: ManifestSource, index: int, *, images: str, prior: str | None
         if sample.from_template:
             about["from_template"] = True
     files["json"] = json.dumps(about, ensure_ascii=False, sort_keys=True, allow_nan=False).encode()
-    return Encoded(files | _maps(source, sample, cells), deep)
+    return Encoded(files | _maps(source, index, sample), deep)
 
 
 def class_of(label: str | None) -> str | None:
@@ -104,11 +107,19 @@ def picture_kind(data: bytes, suffix: str = "") -> str | None:
     return next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), None)
 
 
+def _was_windowed(source: ManifestSource, index: int) -> bool:
+    """Tell whether 8-bit grey may be due to the window: `full` leaves 8 bits as they are, the file's may not."""
+    if source.window == HEADER:
+        return False  # 8 bits under this one have no window in the file, and are 8 bits under every other
+    name = str(source.cells(index, ("image",))["image"])
+    return is_nifti(name) or is_dicom(io.BytesIO(source.file(index)), Path(name).suffix)
+
+
 def _image(source: ManifestSource, index: int, sample: Sample, images: str) -> tuple[str, bytes, bool]:
     """Give the image's extension and bytes, and whether they are those of its file."""
     pixels = sample.image
     if images == "copy":
-        data = source.content(index)
+        data = source.file(index)
         kind = picture_kind(data, Path(source.cells(index, ("image",))["image"] or "").suffix)
         if kind is not None:
             return kind, data, True
@@ -120,14 +131,16 @@ def _image(source: ManifestSource, index: int, sample: Sample, images: str) -> t
     return "npy", _stored(pixels), False
 
 
-def _maps(source: ManifestSource, sample: Sample, cells: dict[str, str | None]) -> dict[str, bytes]:
+def _maps(source: ManifestSource, index: int, sample: Sample) -> dict[str, bytes]:
     """Give the files of mask and gaze map: copied where they are PNG."""
-    files = {}
+    files, cells = {}, source.cells(index, ("mask", "gaze"))
     if sample.mask is not None:
         path = source.folder / str(cells["mask"])
         data = _bytes(path)
         # What is drawn is kept, not the region it means: the reader goes from one to the other as the manifest does.
-        files["mask.png"] = data if picture_kind(data) == "png" else _picture(read_mask(path) * np.uint8(255), "PNG")
+        if picture_kind(data) != "png":  # of a volume, the slice that the image is of
+            data = _picture(read_mask(path, reading=source.reading(index)) * np.uint8(255), "PNG")
+        files["mask.png"] = data
     if sample.gaze is not None:
         data = _bytes(source.folder / str(cells["gaze"]))
         if picture_kind(data) == "png":

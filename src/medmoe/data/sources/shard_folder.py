@@ -76,13 +76,23 @@ def read_common(folder: Path) -> Common:
     classes, preprocess = told.pop("classes", []), told.pop("preprocess", {})
     if not isinstance(classes, list) or not all(isinstance(name, str) and name for name in classes):
         raise DataError("'classes' isn't a list of names", where=str(path), remedy='write ["normal", "nodule"]')
-    if not isinstance(preprocess, dict):
-        raise DataError("'preprocess' isn't an object", where=str(path), remedy='write {"window": "header"}')
+    if preprocess != {} and not _says_window(preprocess):
+        what = "'preprocess' doesn't say how images were read"
+        remedy = "restore the file, or write the tars again; take the key out if no image in them was windowed"
+        raise DataError(what, where=str(path), remedy=remedy)
     for name in told:
         if name not in FACTS:
             allowed = (*FACTS, "classes", "preprocess")
             raise DataError(unknown("key", name, allowed), where=str(path), remedy="correct the key")
     return Common({name: as_text(value) for name, value in told.items()}, tuple(classes), preprocess)
+
+
+def _says_window(preprocess: Any) -> bool:
+    """Tell whether a contract names the window: one that doesn't would pass for that of every model."""
+    steps = preprocess.get("steps") if isinstance(preprocess, dict) else None
+    if not isinstance(steps, list) or not all(isinstance(step, dict) and "step" in step for step in steps):
+        return False
+    return any(step["step"] == "read" and isinstance(step.get("window"), str) for step in steps)
 
 
 def read_checksums(folder: Path) -> dict[str, Listed]:
