@@ -147,7 +147,7 @@ def test_rows_say_what_headers_names_and_reports_say(tree: Path, tmp_path: Path)
     first = rows["../tree/pacs/b"]
     assert (first["modality"], first["patient_id"], first["study_id"], first["series_id"]) == ("ct", "p1", "1.1", "1.2")
     assert (first["plane"], first["spacing"], first["width"], first["height"]) == ("axial", "[0.5, 0.5]", "6", "4")
-    assert (first["offset_days"], first["text"], first["source"]) == ("0", "There is a nodule on CT.", "pacs")
+    assert (first["offset_days"], first["text"], first["source"]) == ("0", "There is a nodule on CT.", "tree")
     assert (first["modality_rule"], first["frame"]) == ("header-code", None)
     assert first["sha"] == hash_of(str(tree / "pacs/b"))
     later = rows["../tree/pacs/later.dcm"]
@@ -498,7 +498,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path):
     assert "--frames: got 'some'" in medmoe("data", "scan", tmp_path / "tree", "--frames", "some").mistake
     assert "--slices: got '0'" in medmoe("data", "scan", tmp_path / "tree", "--slices", "0").mistake
     empty = medmoe("data", "scan", tmp_path / "tree", "--out", tmp_path / "new/manifest.csv")
-    assert (empty.code, "no image found" in empty.out) == (0, True)
+    assert (empty.code, "no image found" in empty.out) == (1, True)
 
 
 def test_a_real_corpus_is_found_and_named():

@@ -51,6 +51,8 @@ def scan(
     say(f"manifest: {done.manifest}" if done.manifest else "no image found: no manifest was written")
     say(f"left out: {done.quarantine}")
     write_json(done.summary | {"manifest": str(done.manifest), "quarantine": str(done.quarantine)}, json)
+    if done.manifest is None:
+        raise typer.Exit(1)
 
 
 def _print(summary: dict[str, Any]) -> None:

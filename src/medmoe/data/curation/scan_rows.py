@@ -137,6 +137,8 @@ def _row(
     if facts is None:
         return row
     return row | {
+        # Ids of headers count in the whole archive, whose topmost folders are often patients.
+        "source": choice.source or (root if facts.patient else top),
         "patient_id": facts.patient or patient,
         "study_id": facts.study or study,
         "series_id": facts.series,

@@ -36,11 +36,13 @@ def find_manifest(path: Path) -> Path:
         found = next((path / name for name in NAMES if (path / name).is_file()), None)
         if found is None:
             raise DataError(
-                f"the folder has none of {', '.join(NAMES)}", where=str(path), remedy="name the file itself"
+                f"the folder has none of {', '.join(NAMES)}",
+                where=str(path),
+                remedy=f"name the file itself, or make one with: medmoe data scan {path}",
             )
         return found
     if not path.is_file():
-        raise DataError("no such manifest", where=str(path), remedy="check the path, or make one with: medmoe data")
+        raise DataError("no such manifest", where=str(path), remedy="check the path, or make one with: medmoe data scan FOLDER")
     return path
 
 
