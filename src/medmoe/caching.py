@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medmoe.distributed import pieces_of_all
 from medmoe.errors import ConfigError
 from medmoe.experts.router import Router
 from medmoe.heads.words import pieces_of
@@ -246,7 +247,7 @@ def _told(model: MedVLM, batch: Batch) -> Batch:
     """Let every part of a batch know which word pieces the whole has: regions are scored by them."""
     if model.region_words is None or batch.tokens is None or batch.pieces is not None:
         return batch
-    return replace(batch, pieces=pieces_of(batch.tokens))
+    return replace(batch, pieces=pieces_of_all(pieces_of(batch.tokens)))
 
 
 def _facts(batch: Batch, device: str) -> Batch:
