@@ -199,7 +199,7 @@ def test_every_command_is_one(page: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["trian"], ["data", "shard"], ["train", "tiny"], ["eval", "run", "--data", "d", "--no"]]
+    "words", [["trian"], ["data", "shrad"], ["train", "tiny"], ["eval", "run", "--data", "d", "--no"]]
 )
 def test_a_wrong_command_would_be_noticed(words: list[str]) -> None:
     with pytest.raises(Exception, match=r"No such|Missing"):

@@ -178,6 +178,11 @@ class DataConfig(Config):
         flip: Whether images may be mirrored; reports that say left or right become false.
         crop: Share of the training images of which a random part is taken, mirrored or not; for training a router
             without reports, of which findings are cropped away.
+        upsampling: How often a sample of each source that `::` joins comes, beside those of the others; empty: equally
+            often. `[1, 2.5]` shows those of the second 2.5 times while those of the first are shown once.
+        shuffle: `global`: over all samples. `shards`: tars are drawn one after the other and read through, and as many
+            as hold `shuffle_window` samples are shuffled among each other; for slow disks and networks.
+        shuffle_window: Those samples.
         workers: Loader processes.
         cache_mb: Megabytes of images, shrunk to the model's size, that each loader process keeps after reading them.
         scaled_decode: Whether JPEGs larger than the model's images are decoded at 1/2, 1/4 or 1/8 of their size, never
@@ -194,6 +199,9 @@ class DataConfig(Config):
     augment_on: Literal["worker", "device"] = "worker"
     flip: bool = False
     crop: float = Field(0.0, ge=0, le=1)
+    upsampling: tuple[float, ...] = ()
+    shuffle: Literal["global", "shards"] = "global"
+    shuffle_window: int = Field(10_000, ge=1)
     workers: int = Field(1, ge=0)
     cache_mb: int = Field(0, ge=0)
     scaled_decode: bool = False

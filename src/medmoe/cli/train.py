@@ -24,6 +24,9 @@ def train(
     val_data: Annotated[str | None, typer.Option(help="Manifest or folder of the validation set.")] = None,
     train_split: Annotated[str | None, typer.Option(help="Split to train on; train where there are splits.")] = None,
     val_split: Annotated[str | None, typer.Option(help="Split to validate on; val where there are splits.")] = None,
+    train_data_upsampling_factors: Annotated[
+        str | None, typer.Option(help="How often samples of each source come, as 1::2.5; as many as in --train-data.")
+    ] = None,
     init: Annotated[
         list[str], typer.Option(help="Start from MODEL, or vision=FILE, text=FOLDER; repeatable.", show_default=False)
     ] = [],  # noqa: B006 - typer reads the default, nobody changes it
@@ -60,10 +63,9 @@ def train(
         "data.workers": workers,
         "train.seed": seed,
         "data.on_bad_sample": on_bad_sample,
+        "data.upsampling": _factors(train_data_upsampling_factors),
     }
-    given = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
-    given += [f"data.columns.{ours}={json.dumps(theirs)}" for ours, theirs in pairs_of(column, "--column").items()]
-    config, parts = recipe_of(recipe, [*given, *settings], init=init)
+    config, parts = recipe_of(recipe, [*_given(flags, column), *settings], init=init)
     if resume not in (None, "latest"):
         raise ConfigError(f"got {resume!r}, allowed: latest", where="--resume")
     check_device(device)
@@ -84,6 +86,21 @@ def train(
 
         model = fit(config, train=train, val=val, run=run, init=parts, device=device, watch=watch)
     _tell_result(run, model, val)
+
+
+def _given(flags: dict[str, Any], column: list[str]) -> list[str]:
+    """Word the flags that were given as settings."""
+    given = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+    return given + [f"data.columns.{our}={json.dumps(their)}" for our, their in pairs_of(column, "--column").items()]
+
+
+def _factors(text: str | None) -> list[float] | None:
+    """Read `1::2.5`."""
+    try:
+        return None if text is None else [float(part) for part in text.split("::")]
+    except ValueError:
+        where = "--train-data-upsampling-factors"
+        raise ConfigError(f"got {text!r}, allowed: numbers such as 1::2.5", where=where) from None
 
 
 def _tell_result(run: RunFolder, model: MedVLM, val: Source | None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import typer
 
 from medmoe.cli.data.phantom import phantom
+from medmoe.cli.data.shard import shard
 
 data_app = typer.Typer(help="Make and look after data.", no_args_is_help=True)
 data_app.command()(phantom)
+data_app.command()(shard)

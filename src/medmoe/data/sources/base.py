@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medmoe.data.reading import HEADER
 from medmoe.errors import DataError
@@ -90,6 +91,33 @@ def shown(source: Source, window: str) -> Source:
     if window != HEADER:
         raise DataError(f"a {type(source).__name__} can't read its images under the window {window!r}")
     return source
+
+
+def sizes_of(source: Source) -> tuple[int, ...]:
+    """Count the samples of each part that `::` joined; of one source, its own.
+
+    A source that has parts says so with a method `sizes`.
+    """
+    own: Callable[[], tuple[int, ...]] | None = getattr(source, "sizes", None)
+    return (len(source),) if own is None else own()
+
+
+def shards_of(source: Source) -> NDArray[np.int64] | None:
+    """Give the number of the tar that each sample lies in: [n]; None for a source without tars.
+
+    A source that has some says so with a method `shards`.
+    """
+    own: Callable[[], NDArray[np.int64] | None] | None = getattr(source, "shards", None)
+    return None if own is None else own()
+
+
+def by_shard(source: Source) -> Source:
+    """Give a source that reads a tar as a whole when it first comes to it, for an order that stays within a few tars.
+
+    A source that can says how with a method `by_shard`, which gives another source; others are given as they are.
+    """
+    own: Callable[[], Source] | None = getattr(source, "by_shard", None)
+    return source if own is None else own()
 
 
 def reduced(source: Source, at_least: int) -> Source:

@@ -9,7 +9,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from medmoe.data.sources.base import Source, content_of, reduced, shown
+import numpy as np
+from numpy.typing import NDArray
+
+from medmoe.data.sources.base import Source, by_shard, content_of, reduced, shards_of, shown
 from medmoe.data.sources.manifest import ManifestSource
 from medmoe.data.sources.manifest_table import find_manifest
 from medmoe.data.sources.phantom import PhantomSource
@@ -68,6 +71,25 @@ class ConcatSource:
         """Give the same samples, read under a window."""
         return ConcatSource([shown(source, window) for source in self.sources])
 
+    def sizes(self) -> tuple[int, ...]:
+        """Count the samples of each source."""
+        return tuple(len(source) for source in self.sources)
+
+    def shards(self) -> NDArray[np.int64] | None:
+        """Give the number of each sample's tar; a sample of a source without tars counts as one. None without any."""
+        found = [shards_of(source) for source in self.sources]
+        if all(own is None for own in found):
+            return None
+        numbers, first = [], 0
+        for source, own in zip(self.sources, found, strict=True):
+            numbers.append(first + (np.arange(len(source)) if own is None else own))
+            first = int(numbers[-1].max()) + 1
+        return np.concatenate(numbers)
+
+    def by_shard(self) -> ConcatSource:
+        """Give the same samples, tars read as a whole."""
+        return ConcatSource([by_shard(source) for source in self.sources])
+
     def _find(self, index: int) -> tuple[Source, int]:
         """Find the source of a sample and its index there."""
         if not -len(self) <= index < len(self):
@@ -87,6 +109,7 @@ def open_source(
     require_report: bool = False,
     check_files: bool = True,
     maps: bool = True,
+    salvage: bool = False,
     seed: int = 0,
 ) -> Source:
     """Open what a command line names.
@@ -101,7 +124,8 @@ def open_source(
         report_templates: Whether rows with a label but no text get a report made from the label.
         require_report: Whether a row without a report is an error.
         check_files: Whether to look for every file at once.
-        maps: Whether manifests' masks and gaze maps are read.
+        maps: Whether masks and gaze maps are read.
+        salvage: Whether of a truncated or damaged tar the samples before the damage are used.
         seed: Chooses the wording of template reports.
 
     Raises:
@@ -128,7 +152,8 @@ def open_source(
             if split is not None and not fallback:
                 remedy = "ask for no split (--split all), and name the tars of each"
                 raise DataError(f"no split {split!r}: tars have none", where=part, remedy=remedy)
-            return ShardSource(shards, whole_paths=any(files[path.name] > 1 for path in shards), **told)
+            whole_paths = any(files[path.name] > 1 for path in shards)
+            return ShardSource(shards, whole_paths=whole_paths, maps=maps, salvage=salvage, **told)
         clash = files[find_manifest(Path(part)).name] > 1
         return ManifestSource(
             part,
