@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_caching import EVERY, WORDS, Gradients, at_once, batch_for, built, farthest, gradients, moved, ragged
 
 from medmoe.caching import Way, backward_in_parts
 from medmoe.distributed import ALONE, World, current, gathered, joined, over_all, sum_gradients, summed
@@ -20,6 +19,7 @@ from medmoe.objectives import OBJECTIVES, total_loss
 from medmoe.step import told
 from medmoe.types import Batch, Loss, Output
 from processes import together
+from test_caching import EVERY, WORDS, Gradients, at_once, batch_for, built, farthest, gradients, moved, ragged
 
 # which of eight samples each process has
 SHARES = {2: ([0, 2, 4, 6, 7], [1, 3, 5]), 3: ([0, 3, 6], [1, 4, 7], [2, 5])}

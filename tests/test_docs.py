@@ -44,12 +44,12 @@ SETTING = re.compile(r"""--set ['"]?([\w.]+)=""")
 MAP = re.compile(r"(?<=<!-- map -->\n).*?(?=<!-- /map -->)", re.S)
 # In the order of imports, each package as a whole.
 ORDER = (
-    "errors types modalities products layers folder gate config data encoders experts heads model objectives optim"
-    " checkpoint"
+    "errors types modalities products signals distributed layers folder gate config data encoders experts heads model"
+    " objectives optim checkpoint"
 )
 ORDER += (
-    " metrics rundir leaks tasks describe caching step build adapters predictor evaluate embed export doubts index"
-    " benchmarks train recipes doctor progress report summary ablation holdout speed cli"
+    " metrics rundir guards leaks tasks describe caching step build adapters predictor evaluate embed export doubts"
+    " index benchmarks state train recipes doctor progress report summary ablation holdout speed cli"
     " __main__"
 )
 

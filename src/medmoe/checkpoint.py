@@ -83,9 +83,7 @@ def snapshot(
     def own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
 
-    return Snapshot(
-        step, own(weights), own(optimizer), None if average is None else own(average), assets, dict(state)
-    )
+    return Snapshot(step, own(weights), own(optimizer), None if average is None else own(average), assets, dict(state))
 
 
 def write(run: Path, taken: Snapshot, *, keep: int, keep_best: bool = False) -> Path:
@@ -182,7 +180,7 @@ class Saver:
         try:
             write(self.run, taken, keep=self.keep, keep_best=self.keep_best)
             self.saved = taken.step
-        except BaseException as error:  # noqa: BLE001 - it is told where training can hear it
+        except BaseException as error:
             self._failed = error
 
 
@@ -195,7 +193,7 @@ def check(folder: Path) -> None:
     """Make sure that a checkpoint is what was written.
 
     Raises:
-        ModelError: If a file is missing, of another size or content; that of earlier releases, which lists none, passes.
+        ModelError: If a file is missing, of another size or content; one of an earlier release lists none.
     """
     if not _listed(folder):
         return

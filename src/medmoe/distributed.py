@@ -9,6 +9,7 @@ is a parameter without a gradient, not a process that waits.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,10 +21,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from medmoe.errors import ConfigError
+from medmoe.errors import ConfigError, UserError
 from medmoe.types import Batch, Output, Tokens, over_tensors
 
 BUCKET = 1 << 23  # numbers summed in one message: 32 MiB in float32
+_OF_OTHERS = ("gloo", "Gloo", "NCCL", "Connection closed", "Connection reset", "Timed out waiting")
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 
@@ -45,6 +47,10 @@ class World:
     def first(self) -> bool:
         """Whether this process writes files and talks."""
         return self.rank == 0
+
+    def device(self, asked: str) -> str:
+        """Give the device of this process: of `cuda`, its own."""
+        return f"cuda:{self.local}" if asked == "cuda" and self.size > 1 else asked
 
 
 ALONE = World()
@@ -70,7 +76,9 @@ def joined(device: str, *, timeout: float) -> Iterator[World]:
     try:
         world = World(*(int(os.environ[name]) for name in _NAMES))
     except (KeyError, ValueError) as error:
-        raise ConfigError(f"{', '.join(_NAMES)} aren't all numbers", where="environment", remedy="use torchrun") from error
+        raise ConfigError(
+            f"{', '.join(_NAMES)} aren't all numbers", where="environment", remedy="use torchrun"
+        ) from error
     kind = torch.device(device).type
     if kind == "cuda":
         if world.local >= torch.cuda.device_count():
@@ -80,8 +88,17 @@ def joined(device: str, *, timeout: float) -> Iterator[World]:
     dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
     try:
         yield world
+    except (dist.DistError, RuntimeError) as error:
+        told = " ".join(str(error).split())
+        if not isinstance(error, dist.DistError) and not any(word in told for word in _OF_OTHERS):
+            raise
+        raise UserError(
+            f"process {world.rank} of {world.size} lost the others, or waited {timeout:g} s for them ({told[:160]})",
+            remedy="look at what they said, then go on with --resume latest; torchrun --max-restarts does it by itself",
+        ) from error
     finally:
-        dist.destroy_process_group()
+        with contextlib.suppress(RuntimeError):
+            dist.destroy_process_group()
 
 
 def current() -> World:
@@ -142,7 +159,8 @@ def pieces_of_all(pieces: Tensor) -> Tensor:
     if current().size == 1:
         return pieces
     own = torch.tensor([len(pieces)], device=pieces.device)
-    return torch.unique(_gather(pieces, _of_all(own).flatten().tolist()))
+    every: Tensor = torch.unique(_gather(pieces, _of_all(own).flatten().tolist()))
+    return every
 
 
 def sum_gradients(model: nn.Module) -> None:
@@ -166,7 +184,7 @@ def sum_gradients(model: nn.Module) -> None:
         gradients = [p.grad for p in bucket if p.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
 
@@ -186,7 +204,7 @@ def over_all(model: nn.Module) -> nn.Module:
                     where="model.experts.norm",
                     remedy="--set model.experts.norm=group",
                 )
-            module.forward = _NormOverAll(module)  # type: ignore[method-assign]
+            module.forward = _NormOverAll(module)  # type: ignore[assignment,method-assign]
     return model
 
 
@@ -199,7 +217,7 @@ class _NormOverAll:
     def __call__(self, value: Tensor) -> Tensor:
         norm = self.norm
         if not norm.training:
-            return self.plain(norm, value)  # type: ignore[no-any-return]
+            return self.plain(norm, value)
         axes = [axis for axis in range(value.ndim) if axis != 1]
         shape = [1, -1, *[1] * (value.ndim - 2)]
         wide = value.double() if value.dtype == torch.float64 else value.float()
@@ -213,7 +231,8 @@ class _NormOverAll:
         normed = centred * (variance + norm.eps).rsqrt().view(shape)
         if norm.affine:
             normed = normed * norm.weight.view(shape) + norm.bias.view(shape)
-        return normed.to(value.dtype)
+        own: Tensor = normed.to(value.dtype)
+        return own
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
@@ -314,12 +333,12 @@ def _facts(batch: Batch, counts: list[int], words: int, pieces: int) -> Batch:
             word=_gather(_filled(tokens.word + 1, pieces), counts) - 1,  # filled with 0, which then is no word
             word_mask=_gather(_filled(tokens.word_mask, words), counts),
         )
-    maps = {
+    maps: dict[str, Any] = {
         name: value
         for kind in ("mask", "gaze")
         for name, value in zip((kind, f"has_{kind}"), _map_of_all(batch, kind, counts), strict=True)
     }
-    rows = {
+    rows: dict[str, Any] = {
         name: None if getattr(batch, name) is None else _gather(getattr(batch, name), counts)
         for name in ("has_report", "report_id", "modality")
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ from dataclasses import dataclass
 
 # SIGUSR1 is what batch systems send ahead of the end (Slurm's --signal=USR1@120).
 ASKED = ("SIGINT", "SIGTERM", "SIGUSR1")
+
+
+_LOG = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the run was saved
@@ -43,7 +47,10 @@ def listening() -> Iterator[Asked]:
         return
 
     def note(number: int, _: object) -> None:
+        if asked and number == signal.SIGINT:  # for whoever can't wait for the step to end
+            raise SystemExit(128 + number)
         asked.number = number
+        _LOG.warning("stopping after this step; Ctrl-C stops at once, without saving")
 
     kinds = [getattr(signal, name) for name in ASKED if hasattr(signal, name)]
     before = {kind: signal.signal(kind, note) for kind in kinds}

@@ -29,7 +29,7 @@ from medmoe.data.device_augment import augmented
 from medmoe.data.loader import Loader
 from medmoe.data.sources.base import Source, facts_fingerprint
 from medmoe.data.sources.rows import Rows
-from medmoe.distributed import World, current, gathered, over_all, summed
+from medmoe.distributed import World, gathered, over_all, summed
 from medmoe.encoders.cached_text import CachedText
 from medmoe.encoders.pretrained import LoadReport, freeze, training
 from medmoe.errors import ConfigError, UserError

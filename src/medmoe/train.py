@@ -77,67 +77,114 @@ def fit(
         UserError: If the data or configuration can't be used, or too many steps weren't finite.
         Interrupted: After Ctrl-C, SIGTERM or SIGUSR1, when all is saved.
     """
-    world, settings = current(), config.train
     with run.locked(), listening() as asked:
         state, config = prepare(
             config, train=train, run=run, init=dict(init or {}), device=device, allow_changes=allow_changes
         )
-        assert state.guard is not None
-        feed = partial(build_loader, model=state.model, config=config, quarantine=run.quarantine)
-        loader = feed(train, train=True, start=state.step * settings.accum_freq)
-        own = None if val is None else share_of(val, config.data.batch_size, world)
-        val_loader = None if own is None else feed(own, train=False, alone=True)
-        saver = checkpoint.Saver(
-            run.path, keep=settings.keep, keep_best=settings.keep_best, beside=settings.save_beside
+        course = Course(state, config, run, device, val, watch)
+        loader = build_loader(
+            train,
+            state.model,
+            config,
+            train=True,
+            start=state.step * config.train.accum_freq,
+            quarantine=run.quarantine,
+            alone=False,
         )
         batches, meter = iter(loader), Meter(loader)
-
-        def tell(row: dict[str, Any]) -> None:
-            if world.first:
-                watch(run.log(row))
-
-        def save() -> None:
-            """Write a checkpoint, unless the last step was bad."""
-            assert state.guard is not None
-            state.guard.read()
-            if world.first and not state.guard.in_a_row:
-                saver.save(snapshot(state, config))
-
         try:
-            while state.step < settings.steps:
+            while state.step < config.train.steps:
                 loss, output, norm = train_step(state, batches, config, device)
                 state.step += 1
                 if config.model.experts.growing and state.step >= grow_step(config):
                     grow(state)
-                meter.count(config.data.batch_size * settings.accum_freq)
-                last = state.step == settings.steps
-                if last or state.step == 1 or state.step % settings.log_every == 0:
-                    tell(train_row(state, loss, output, norm, meter, config))
-                    saver.check()
-                if val is not None and (last or state.step % settings.val_every == 0):
-                    with meter.paused():
-                        row = validate(state, val_loader, config, device)
-                        state.val_loss = (state.step, row["loss"])
-                        tell(row)
-                if last or state.step % settings.save_every == 0:
-                    with meter.paused():
-                        save()
-                if not last and any_of(bool(asked), device):
+                meter.count(config.data.batch_size * config.train.accum_freq)
+                if course.due(config.train.log_every) or state.step == 1:
+                    course.tell(train_row(state, loss, output, norm, meter, config))
+                with meter.paused():
+                    course.validate_and_save()
+                if any_of(bool(asked), device) and state.step < config.train.steps:
                     raise KeyboardInterrupt
-            state.guard.tell()
         except KeyboardInterrupt:
-            save()
-            saver.finish()
+            course.save()
+            course.saver.finish()
             told = f"stopped at step {state.step}, saved in {run.path}; go on with --resume latest"
             raise Interrupted(told, 128 + (asked.number or 2)) from None
         finally:
             loader.close()
             if state.text is not None:
                 state.text.store.close()
-        saver.finish()
-        model = finish(state)
-        if world.first:
-            model.save_pretrained(run.path / "model")
+        return course.end()
+
+
+class Course:
+    """What happens beside the steps of a run: its metrics, its validations, its checkpoints.
+
+    Args:
+        state: The run.
+        config: Its recipe.
+        run: Its folder.
+        device: Where it computes.
+        val: Validation samples, or None.
+        watch: Called with every row of the metrics, in the first process.
+    """
+
+    def __init__(
+        self, state: State, config: RunConfig, run: RunFolder, device: str, val: Source | None, watch: Watch
+    ) -> None:
+        self.state, self.config, self.run, self.device, self.watch = state, config, run, device, watch
+        self.first, self.judged = current().first, val is not None
+        own = None if val is None else share_of(val, config.data.batch_size, current())
+        quarantine = run.quarantine
+        self.val = None if own is None else build_loader(own, state.model, config, train=False, quarantine=quarantine)
+        settings = config.train
+        self.saver = checkpoint.Saver(
+            run.path, keep=settings.keep, keep_best=settings.keep_best, beside=settings.save_beside
+        )
+
+    def due(self, every: int) -> bool:
+        """Tell whether it is time for what happens every so many steps, and at the last."""
+        return self.state.step % every == 0 or self.state.step == self.config.train.steps
+
+    def tell(self, row: dict[str, Any]) -> None:
+        """Log a row of the metrics.
+
+        Raises:
+            UserError: If a checkpoint couldn't be written meanwhile.
+        """
+        if self.first:
+            self.watch(self.run.log(row))
+        self.saver.check()
+
+    def validate_and_save(self) -> None:
+        """Do what is due after a step."""
+        settings = self.config.train
+        if self.judged and self.due(settings.val_every):
+            row = validate(self.state, self.val, self.config, self.device)
+            self.state.val_loss = (self.state.step, row["loss"])
+            self.tell(row)
+        if self.due(settings.save_every):
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint, unless the last step was bad."""
+        assert self.state.guard is not None
+        self.state.guard.read()
+        if self.first and not self.state.guard.in_a_row:
+            self.saver.save(snapshot(self.state, self.config))
+
+    def end(self) -> MedVLM:
+        """Wait until all is written, and give the model to use, once it is saved.
+
+        Raises:
+            UserError: If the last step was bad, or a checkpoint couldn't be written.
+        """
+        assert self.state.guard is not None
+        self.state.guard.tell()
+        self.saver.finish()
+        model = finish(self.state)
+        if self.first:
+            model.save_pretrained(self.run.path / "model")
         return model
 
 
@@ -231,4 +278,14 @@ def train_row(
     }
 
 
-__all__ = ["Interrupted", "State", "autocast", "check_local_similarity", "fit", "grow_step", "prepare", "ready", "train_step"]
+__all__ = [
+    "Interrupted",
+    "State",
+    "autocast",
+    "check_local_similarity",
+    "fit",
+    "grow_step",
+    "prepare",
+    "ready",
+    "train_step",
+]

@@ -12,6 +12,7 @@ from medmoe.cli.common import Columns, Device, Settings, check_device, console, 
 from medmoe.errors import ConfigError
 
 if TYPE_CHECKING:
+    from medmoe.config import RunConfig
     from medmoe.data.sources.base import Source
     from medmoe.model import MedVLM
     from medmoe.rundir import RunFolder
@@ -44,14 +45,16 @@ def train(
     workers: Annotated[int | None, typer.Option(help="Loader processes.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, data order and augmentation.")] = None,
     on_bad_sample: Annotated[str | None, typer.Option(help="raise, or skip into the run's quarantine.")] = None,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Go on though the recipe or the data are others than the run's.")
+    ] = False,
     device: Device = "cpu",
     settings: Settings = [],  # noqa: B006
     column: Columns = [],  # noqa: B006
 ) -> None:
-    """Train a recipe on images and their reports."""
-    from medmoe.progress import Progress
+    """Train a recipe on images and their reports; `torchrun -m medmoe train …` does so in several processes."""
+    from medmoe.distributed import joined
     from medmoe.rundir import RunFolder, command_line
-    from medmoe.train import fit
 
     flags = {
         "data.batch_size": batch_size,
@@ -68,15 +71,33 @@ def train(
     config, parts = recipe_of(recipe, [*_given(flags, column), *settings], init=init)
     if resume not in (None, "latest"):
         raise ConfigError(f"got {resume!r}, allowed: latest", where="--resume")
-    check_device(device)
     columns, skip_bad = config.data.columns, config.data.on_bad_sample == "skip"
-    train = open_data(train_data, train_split, columns, usual="train", skip_bad=skip_bad)
-    val = open_data(val_data, val_split, columns, usual="val", skip_bad=skip_bad) if val_data else None
-    about = {"command": command_line(), "train_data": train_data, "val_data": val_data}
-    run = RunFolder(out, resume=resume == "latest", about=about)
-    text = config.model.text
-    if text.name == "hf" and text.frozen and not parts and not (out / "checkpoints").is_dir():
-        say("warning: the text encoder is frozen with random weights; start it from --init text=FOLDER")
+    with joined(check_device(device), timeout=config.train.stall_seconds) as world:
+        train = open_data(train_data, train_split, columns, usual="train", skip_bad=skip_bad)
+        val = open_data(val_data, val_split, columns, usual="val", skip_bad=skip_bad) if val_data else None
+        about = {"command": command_line(), "train_data": train_data, "val_data": val_data, "processes": world.size}
+        run = RunFolder(out, resume=resume == "latest", about=about, writes=world.first)
+        text = config.model.text
+        if world.first and text.name == "hf" and text.frozen and not parts and not (out / "checkpoints").is_dir():
+            say("warning: the text encoder is frozen with random weights; start it from --init text=FOLDER")
+        model = _fit(config, train, val, run, parts, world.device(device), allow_changes)
+        if world.first:
+            _tell_result(run, model, val)
+
+
+def _fit(
+    config: RunConfig,
+    train: Source,
+    val: Source | None,
+    run: RunFolder,
+    parts: dict[str, str],
+    device: str,
+    allow_changes: bool,
+) -> MedVLM:
+    """Train, and show how it goes."""
+    from medmoe.progress import Progress
+    from medmoe.train import fit
+
     with Progress(config, console) as progress:
 
         def watch(row: dict[str, Any]) -> None:
@@ -84,8 +105,9 @@ def train(
                 _tell_init(run.path, parts)
             progress(row)
 
-        model = fit(config, train=train, val=val, run=run, init=parts, device=device, watch=watch)
-    _tell_result(run, model, val)
+        return fit(
+            config, train=train, val=val, run=run, init=parts, device=device, allow_changes=allow_changes, watch=watch
+        )
 
 
 def _given(flags: dict[str, Any], column: list[str]) -> list[str]:

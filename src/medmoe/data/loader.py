@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -123,12 +124,16 @@ class _Reader(Dataset[_Parcel]):
             items = self._eval_items(step, bad) if self.plan is None else self._train_items(step, self.plan, bad)
             if not items:
                 return _Parcel(step, None, tuple(bad))
-            rng = None if self.plan is None else np.random.default_rng([self.seed, _SENTENCES, step, *self.own])
+            rng = None if self.plan is None else partial(self._draws, step)
             pairs = [(image, sample) for image, sample, _ in items]
             batch = collate(pairs, self.tokenizer, modalities=self.modalities, rng=rng, foreign=self.foreign)
             return _Parcel(step, self._with_changes(step, batch, items), tuple(bad))
         except UserError as error:
             return _Parcel(step, None, tuple(bad), _Trouble.of(error))
+
+    def _draws(self, step: int, index: int) -> np.random.Generator:
+        """Give what draws the sentences of one of a step's reports: the same, whoever else is in the batch here."""
+        return np.random.default_rng([self.seed, _SENTENCES, step, self.rank + index * self.world])
 
     def _with_changes(self, step: int, batch: Batch, items: list[_Item]) -> Batch:
         """Hand on to the device what it is to do to the images."""
@@ -240,7 +245,8 @@ class Loader:
         layout: Of what the source is made, in training; see `medmoe.data.plan.Layout`.
         rank: Which of the processes that share each batch this is, from 0. It gets every `world`-th sample of it, with
             the augmentation that it would have without the others.
-        world: How many there are; a batch of training is shared out evenly.
+        world: How many there are; a batch of training is shared out as evenly as it can be.
+        patience: Seconds after which a batch that doesn't come from the worker processes is an error; 0: never.
 
     Attributes:
         waited: Seconds the caller has waited for batches so far.
@@ -275,6 +281,7 @@ class Loader:
         layout: Layout = PLAIN,
         rank: int = 0,
         world: int = 1,
+        patience: float = 0,
     ) -> None:
         _check(source, batch_size, seed, workers, on_bad_sample)
         _check_share(rank, world, batch_size, train)
@@ -313,7 +320,7 @@ class Loader:
         self._settings |= {"within_fraction": within_fraction, "balance": balance, "seed": seed, "start": start}
         self._settings |= {"workers": workers, "on_bad_sample": on_bad_sample, "rank": rank, "world": world}
         self._settings |= {"upsampling": list(layout.factors), "shuffle": SHUFFLES[layout.shards is not None]}
-        self._workers, self._seed = workers, seed
+        self._workers, self._seed, self._patience = workers, seed, patience if workers else 0
         self._data: DataLoader[_Parcel] | None = None
         self._quarantine = quarantine
         self._told = _quarantined(quarantine)
@@ -329,7 +336,7 @@ class Loader:
         some = False
         while True:
             begun = time.perf_counter()
-            parcel = next(parcels, None)
+            parcel = _next(parcels, self._reader.rank)
             self.waited += time.perf_counter() - begun
             if parcel is None:
                 break
@@ -361,6 +368,7 @@ class Loader:
                 collate_fn=_as_it_is,
                 pin_memory=torch.cuda.is_available(),
                 worker_init_fn=_begin_worker,
+                timeout=self._patience,
                 prefetch_factor=2 if self._workers else None,
                 persistent_workers=self._workers > 0,
                 generator=torch.Generator().manual_seed(self._seed),  # else it draws from the global one
@@ -379,6 +387,26 @@ class Loader:
             self._quarantine.parent.mkdir(parents=True, exist_ok=True)
             with self._quarantine.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
+
+
+def _next(parcels: Iterator[_Parcel], rank: int) -> _Parcel | None:
+    """Take the next parcel.
+
+    Raises:
+        DataError: If none comes in time, or a worker is gone.
+    """
+    try:
+        return next(parcels, None)
+    except RuntimeError as error:
+        told = str(error).split("\n")[0]
+        if "DataLoader" not in told:
+            raise
+        if "timed out" in told:
+            what, remedy = "no batch came in time", "look at the disk or network, or wait longer: train.stall_seconds"
+        else:
+            what = "a loader process is gone, killed perhaps for want of memory"
+            remedy = "take fewer --workers or a smaller data.cache_mb, then --resume latest"
+        raise DataError(f"process {rank}: {what} ({told})", remedy=remedy) from error
 
 
 def _check(source: Source, batch_size: int, seed: int, workers: int, on_bad_sample: str) -> None:
@@ -401,9 +429,9 @@ def _check_changes(changes: Mapping[str, object], augment_on: str, train: bool) 
 
 
 def _check_share(rank: int, world: int, batch_size: int, train: bool) -> None:
-    if not 0 <= rank < world or (train and batch_size % world):
-        what = f"rank {rank} of {world} for batches of {batch_size}; allowed: 0 to {world - 1}, even shares"
-        raise ConfigError(what, where="data.batch_size", remedy=f"take a multiple of {world}")
+    if not 0 <= rank < world or (train and batch_size < world):
+        what = f"rank {rank} of {world} for batches of {batch_size}; allowed: 0 to {world - 1}, and a sample for each"
+        raise ConfigError(what, where="data.batch_size", remedy=f"take {world} or more")
 
 
 def _quarantined(path: Path | None) -> set[str]:
