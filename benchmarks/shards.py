@@ -2,11 +2,12 @@
 
     python benchmarks/shards.py --json shards.json
 
-Three parts, also one by one with `--only`:
+Four parts, also one by one with `--only`:
 
 `equal` makes a manifest of JPEG, PNG, 16-bit PNG and TIFF, BMP and DICOM files with every kind of fact, writes it as
 shards in two processes and compares each sample of the two sources bit by bit. `speed` reads one tar, as bytes and
-decoded, with this library and with webdataset in turn. `kills` reads batches in processes of their own, which note
+decoded, with this library and with webdataset in turn. `cold` reads tars that the system has forgotten, as bytes, in an
+order over all samples and tar by tar (`data.shuffle`). `kills` reads batches in processes of their own, which note
 every sample and now and then how far they are, and are ended by SIGKILL, with their workers, while they are at a random
 sample; after each, a new one goes on from the last note. What was read in the end must be, key by key, what one process
 without workers reads.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import itertools
 import json
 import os
@@ -24,6 +26,7 @@ import random
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
@@ -34,7 +37,7 @@ import numpy as np
 from PIL import Image
 
 from medmoe.data.loader import Loader
-from medmoe.data.plan import Layout
+from medmoe.data.plan import Layout, Plan
 from medmoe.data.preprocess import Preprocess
 from medmoe.data.sources.base import Source, by_shard, shards_of, sizes_of
 from medmoe.data.sources.concat import open_source
@@ -42,6 +45,7 @@ from medmoe.data.sources.manifest import ManifestSource
 from medmoe.data.sources.manifest_write import write_manifest
 from medmoe.data.sources.shard_folder import check_shards
 from medmoe.data.sources.shard_write import write_shards
+from medmoe.data.sources.shards import ShardSource
 from medmoe.speed.item import Size
 from medmoe.speed.items.shards import ITEMS
 from medmoe.speed.measure import measure
@@ -141,6 +145,40 @@ def speed(*, small: bool, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+def cold(folder: Path, *, tars: int, samples: int, size: int, rounds: int) -> dict[str, Any]:
+    """Time half a pass over tars that aren't in the system's cache, shuffled over all and tar by tar."""
+    folder.mkdir(parents=True)
+    paths, rng = [folder / f"{number:03}.tar" for number in range(tars)], np.random.default_rng(0)
+    for path in paths:
+        with tarfile.open(path, "w") as tar:
+            for number in range(samples):
+                info = tarfile.TarInfo(f"{number:06}.jpg")
+                info.size = size
+                tar.addfile(info, io.BytesIO(rng.bytes(size)))
+    os.sync()
+    source = ShardSource(paths)
+    rates: dict[str, list[float]] = {"global": [], "shards": []}
+    for _, name in itertools.product(range(rounds), rates):
+        whole = name == "global"
+        layout = Layout(shards=None if whole else source.shards(), window=3 * samples)
+        plan = Plan([None] * len(source), batch_size=50, layout=layout)
+        read = ShardSource(paths) if whole else source.by_shard()
+        forget(paths)
+        begun, steps = time.perf_counter(), len(source) // 100
+        total = sum(len(read.files(index)["jpg"]) for step in range(steps) for index in plan.indices(step).tolist())
+        rates[name].append(total / 1e6 / (time.perf_counter() - begun))
+    ratios = np.array(rates["shards"]) / np.array(rates["global"])
+    return {"megabytes_per_second": rates, "shards_over_global": np.quantile(ratios, [0.25, 0.5, 0.75]).tolist()}
+
+
+def forget(paths: list[Path]) -> None:
+    """Have the system drop what it keeps of files."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(handle)
+
+
 def loader_of(source: Source, asked: dict[str, Any], start: int) -> Loader:
     """Open what a process of `kills` reads."""
     layout = Layout(sizes_of(source), asked["factors"])
@@ -198,7 +236,7 @@ def killed(asked: dict[str, Any], folder: Path, kills: int) -> dict[str, Any]:
             while target is not None and any(process.poll() is None for process in running):
                 if min(len(lines_of(one)) for one in ranks) >= target:
                     break
-                time.sleep(0.002)
+                time.sleep(0.005)
             if target is not None:
                 late += sum(process.poll() is not None for process in running)
                 for process in running:
@@ -257,7 +295,7 @@ def main() -> None:
     """Run what is asked for, and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--only", choices=("equal", "speed", "kills"), action="append")
+    parser.add_argument("--only", choices=("equal", "speed", "cold", "kills"), action="append")
     parser.add_argument("--samples", type=int, default=20_000)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=9)
@@ -267,7 +305,7 @@ def main() -> None:
     if asked.stream is not None:
         stream(json.loads(asked.stream))
         return
-    parts = asked.only or ["equal", "speed", "kills"]
+    parts = asked.only or ["equal", "speed", "cold", "kills"]
     found: dict[str, Any] = {"machine": platform.processor() or platform.machine(), "python": platform.python_version()}
     with tempfile.TemporaryDirectory(prefix="medmoe-shards-") as scratch:
         if "equal" in parts:
@@ -276,6 +314,14 @@ def main() -> None:
         if "speed" in parts:
             found["speed"] = speed(small=asked.small, rounds=asked.rounds)
             print(json.dumps(found["speed"]), flush=True)
+        if "cold" in parts:
+            many = (
+                {"tars": 2, "samples": 100, "size": 500}
+                if asked.small
+                else {"tars": 20, "samples": 500, "size": 60_000}
+            )
+            found["cold"] = cold(Path(scratch) / "cold", rounds=min(asked.rounds, 5), **many)
+            print(json.dumps(found["cold"]), flush=True)
         if "kills" in parts:
             pairs = [(1, 2)] if asked.small else [(workers, ranks) for ranks in (1, 2) for workers in (1, 2, 4)]
             count = 120 if asked.small else 1200

@@ -221,6 +221,10 @@ def test_splits_have_folders_of_their_own_or_one_is_written(folder: Path, tmp_pa
     [one] = write_shards(folder, tmp_path / "val", split="val")
     assert (one.folder, one.samples) == (str(tmp_path / "val"), 3)
     assert_same(open_source(tmp_path / "val")[2], ManifestSource(folder, split="val")[2])
+    assert [len(open_source(tmp_path / "all", split=name)) for name in ("train", "val", None)] == [5, 3, 8]
+    assert len({open_source(tmp_path / "all").facts(index).key for index in range(8)}) == 8
+    with pytest.raises(DataError, match="no split 'test'; the folder has: train, val"):
+        open_source(tmp_path / "all", split="test", fallback=True)
     write_manifest([{"image": "a.jpg", "split": "../x"}], folder / "manifest.csv")
     with pytest.raises(DataError, match="can't name a folder"):
         write_shards(folder, tmp_path / "odd")

@@ -23,7 +23,8 @@ from medmoe.data.sources.base import Source, by_shard, content_of, shards_of, si
 from medmoe.data.sources.concat import ConcatSource, open_source
 from medmoe.data.sources.manifest import ManifestSource
 from medmoe.data.sources.rows import Rows
-from medmoe.data.sources.shards import ShardSource, find_shards
+from medmoe.data.sources.shard_paths import find_shards
+from medmoe.data.sources.shards import ShardSource
 from medmoe.data.sources.tar_index import open_index
 from medmoe.errors import DataError
 

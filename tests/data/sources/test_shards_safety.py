@@ -160,7 +160,7 @@ def test_names_that_are_no_text_are_refused(tmp_path: Path):
 
 
 def test_names_full_of_dots_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tar_index, "_KINDS", 3)
+    monkeypatch.setattr(tar_index, "_EXTENSIONS", 3)
     with pytest.raises(DataError, match=r"a\.tar:1\.2\.843\.png: more than 3 kinds of files"):
         open_index(write(tmp_path / "a.tar", [(f"1.2.84{number}.png", b"") for number in range(9)]))
 

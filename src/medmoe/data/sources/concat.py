@@ -16,7 +16,8 @@ from medmoe.data.sources.base import Source, by_shard, content_of, reduced, shar
 from medmoe.data.sources.manifest import ManifestSource
 from medmoe.data.sources.manifest_table import find_manifest
 from medmoe.data.sources.phantom import PhantomSource
-from medmoe.data.sources.shards import ShardSource, find_shards
+from medmoe.data.sources.shard_paths import find_shards, find_split_shards
+from medmoe.data.sources.shards import ShardSource
 from medmoe.errors import DataError, unknown
 from medmoe.modalities import SIX, resolve
 from medmoe.types import Sample
@@ -117,7 +118,8 @@ def open_source(
     Args:
         spec: A manifest file, tars (one, or `DIR/{00..10}.tar`), a folder with either,
             `phantom:patients=600,size=64,seed=1` (also `modalities=ct+mri`), or several of these joined by `::`.
-        split: Split of every manifest; phantoms have none: another seed gives other patients.
+        split: Split of every manifest, and folder of tars in a folder that has one for each split; phantoms have none:
+            another seed gives other patients.
         fallback: Whether a manifest in which no row has a split, and tars, which have none, give all they have whatever
             `split` is.
         columns: Our column name → the manifest's, or the key in tars' JSON, where they differ.
@@ -134,11 +136,9 @@ def open_source(
     parts = [part.strip() for part in str(spec).split("::")]
     if not all(parts):
         raise DataError(f"an empty part in {str(spec)!r}", remedy=_HOW)
-    tars = {part: find_shards(part) for part in parts if not _is_phantom(part)}
-    files = Counter[str]()
-    for part in parts:
-        if part in tars:
-            files.update(path.name for path in tars[part] or [find_manifest(Path(part))])
+    plain = {part: find_shards(part) for part in parts if not _is_phantom(part)}
+    tars = {part: find_split_shards(part, split) if found is None else found for part, found in plain.items()}
+    files = Counter(path.name for part in parts if part in tars for path in tars[part] or [find_manifest(Path(part))])
 
     told: dict[str, Any] = {"columns": columns, "report_templates": report_templates}
     told |= {"require_report": require_report, "seed": seed}
@@ -149,7 +149,7 @@ def open_source(
         shards = tars[part]
         # Two files of the same name would give the same keys: then keys begin with the whole path.
         if shards is not None:
-            if split is not None and not fallback:
+            if split is not None and not fallback and plain[part] is not None:
                 remedy = "ask for no split (--split all), and name the tars of each"
                 raise DataError(f"no split {split!r}: tars have none", where=part, remedy=remedy)
             whole_paths = any(files[path.name] > 1 for path in shards)

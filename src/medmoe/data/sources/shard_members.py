@@ -15,8 +15,11 @@ from medmoe.data.images import MAX_PIXELS, flatten_grey, stretch
 from medmoe.errors import DataError
 
 MAX_TEXT = 1 << 24  # bytes of a report or of what is known of a sample; more is no report
-# What numpy may raise on a header that is no such thing.
-_DAMAGE = (ValueError, EOFError, OSError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
+# What numpy raises where a header, which is a Python literal, can't be parsed.
+_HEADER_ERRORS = (
+    ValueError, EOFError, OSError, TypeError, RecursionError, MemoryError, SyntaxError, tokenize.TokenError, KeyError,
+    OverflowError,
+)  # fmt: skip
 _AGAIN = "write it again with numpy.save"
 
 
@@ -44,6 +47,8 @@ def object_of(text: str, where: str) -> dict[str, Any]:
     remedy = "write one JSON object"
     try:
         found = json.loads(text)
+        if "\\u" in text:
+            json.dumps(found, ensure_ascii=False).encode()  # it may name half of a character
     except RecursionError as error:
         raise DataError("JSON that is nested too deeply", where=where, remedy=remedy) from error
     except ValueError as error:
@@ -68,7 +73,7 @@ def array_of(data: bytes, where: str) -> NDArray[Any]:
         shape, by_column, dtype = header(file)
         if dtype.hasobject:
             raise ValueError("Python objects")
-    except _DAMAGE as error:
+    except _HEADER_ERRORS as error:
         what = f"not an array of pixels ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
         raise DataError(what, where=where, remedy=_AGAIN) from error
     if dtype.kind not in "uif" or min(shape, default=0) < 0 or not (len(shape) == 2 or shape[2:] == (3,)):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import mmap
-import re
 from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
@@ -25,22 +24,19 @@ from medmoe.data.contract import reading_contract, refuse_mixed
 from medmoe.data.images import image_size_bytes, read_gaze_bytes, read_image_bytes, read_mask_bytes
 from medmoe.data.masks import region
 from medmoe.data.sources.cells import parse_number, place_boxes, sample_of
-from medmoe.data.sources.manifest_table import NAMES, as_text
-from medmoe.data.sources.shard_folder import COMMON, FACTS, read_checksums, read_common, refuse_unfinished
+from medmoe.data.sources.manifest_table import as_text
+from medmoe.data.sources.shard_folder import COMMON, FACTS, read_checksums, read_common
 from medmoe.data.sources.shard_members import array_of, image_of, object_of, text_of
 from medmoe.data.sources.tar_index import open_index
 from medmoe.errors import DataError, unknown
 from medmoe.modalities import resolve
 from medmoe.types import Box, Sample
 
-__all__ = ["COMMON", "IMAGES", "ShardSource", "find_shards"]
-
 IMAGES = ("jpg", "jpeg", "png", "npy")
 MASK, GAZES = "mask.png", ("gaze.png", "gaze.npy")
 
 _KNOWN = (*IMAGES, MASK, *GAZES, "txt", "json", "cls")
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
-_TAR = (".tar", ".tgz")  # a compressed one is refused with what to do about it
 _OPEN = 128  # tars mapped at once; each keeps a file open
 _PIECE = 1 << 20  # bytes read at once
 
@@ -368,43 +364,3 @@ class ShardSource:
         tar, _, key = named.partition(":")
         beside = self.paths[shard].with_name(tar)
         return f"{self._names[self.paths.index(beside)] if beside in self.paths else tar}:{key}"
-
-
-def find_shards(part: str) -> list[Path] | None:
-    """Find the tars that a part of a command line means.
-
-    Args:
-        part: A tar, a pattern such as `DIR/{00..10}.tar` or `DIR/{train,more}-{0..9}.tar`, or a folder with tars and
-            without a manifest.
-
-    Returns:
-        Their paths, whether they exist or not; None where no tar is meant.
-
-    Raises:
-        DataError: If the folder's shards aren't all written yet.
-
-    >>> [str(path) for path in find_shards("d/{08..10}.tar")]
-    ['d/08.tar', 'd/09.tar', 'd/10.tar']
-    """
-    paths = [Path(path) for path in _expand(part)]
-    if all(any(suffix in _TAR for suffix in path.suffixes) for path in paths):
-        return paths
-    folder = paths[0]
-    if len(paths) > 1 or not folder.is_dir() or any((folder / name).is_file() for name in NAMES):
-        return None
-    tars = sorted(folder.glob("*.tar"))
-    if tars:
-        refuse_unfinished(folder)
-    return tars or None
-
-
-def _expand(pattern: str) -> list[str]:
-    """Write out `{00..10}` and `{a,b}`."""
-    found = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
-    if found is None:
-        return [pattern]
-    first, last, listed = found.groups()
-    if listed is None and int(first) > int(last):
-        raise DataError(f"{found[0]} counts down", where=pattern, remedy="write the smaller number first")
-    values = listed.split(",") if first is None else [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
-    return [path for value in values for path in _expand(pattern[: found.start()] + value + pattern[found.end() :])]

@@ -29,7 +29,7 @@ SUFFIX = ".index"
 
 _LOG = logging.getLogger(__name__)
 _BLOCK = 512
-_KINDS = 1000  # most kinds of files: with more, names have dots in them, and unlike files pass for one sample
+_EXTENSIONS = 1000
 _NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # key and extension, which begins at the first dot of the file's name
 _META = re.compile(r"__[^/]*__($|/)")  # WebDataset's notes to itself
 _WHOLE = "copy or download the tar again"
@@ -134,7 +134,7 @@ def _load(place: Path, stamp: dict[str, int]) -> TarIndex | None:
         table.validate(full=True)
         about = json.loads((table.schema.metadata or {}).get(b"medmoe", b"{}"))
         return _of(table, stamp["size"]) if stamp.items() <= about.items() else None
-    except (OSError, pa.ArrowException, ValueError, KeyError):
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return None
 
 
@@ -159,6 +159,8 @@ def _of(table: pa.Table, size: int) -> TarIndex:
         extensions=tuple(about["extensions"]),
         cut=None if about.get("cut") is None else CutError(about["cut"][0], where=about["cut"][1], remedy=_REMEDY),
     )
+    if not all(np.array_equal(column.offsets, index.first) for column in (code, length)):
+        raise ValueError("columns of other lengths")
     ends = index.offset + index.length
     if min(index.offset.min(initial=0), index.length.min(initial=0)) < 0 or ends.max(initial=0) > size:
         raise ValueError("offsets outside the tar")
@@ -217,8 +219,8 @@ def _list(path: Path, rows: dict[str, list[Any]], extensions: dict[str, int]) ->
             for name, values in rows.items():
                 values.append(key if name == "key" else [])
         code = extensions.setdefault(extension, len(extensions))
-        if code == _KINDS:
-            what = f"more than {_KINDS} kinds of files; a file's kind begins at the first dot of its name"
+        if code == _EXTENSIONS:
+            what = f"more than {_EXTENSIONS:,} kinds of files: names are cut at their first dot (sample {key!r})"
             raise DataError(what, where=f"{path}:{member.name}", remedy="write the tar again, names without dots")
         if code in rows["code"][-1]:
             what = f"sample {key!r} has two files .{extension}"
@@ -252,7 +254,7 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
                 tar.members.clear()  # type: ignore[attr-defined]  # else all of them are kept
                 last = member.name
             _refuse_rest(file, tar.offset, f"{path}: after {last}")
-    except (tarfile.TarError, ValueError, OverflowError) as error:  # the latter of numbers in extended headers
+    except (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError, IndexError, KeyError) as error:
         if _compressed(path):
             raise DataError("the tar is compressed", where=str(path), remedy="unpack it once, with gunzip") from error
         what = f"the tar is truncated or damaged after {last} ({error})"
