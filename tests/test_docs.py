@@ -48,8 +48,9 @@ ORDER = (
     " checkpoint"
 )
 ORDER += (
-    " metrics rundir leaks tasks describe caching step build adapters predictor evaluate embed export doubts index"
-    " benchmarks train recipes doctor progress report summary ablation holdout speed cli"
+    " metrics rundir leaks tasks describe caching step build adapters trackers predictor evaluate embed export doubts"
+    " measures tracking index"
+    " benchmarks train recipes doctor progress report summary ablation holdout speed runs cli"
     " __main__"
 )
 

@@ -229,6 +229,7 @@ class TrainConfig(Config):
         save_every: Steps between checkpoints.
         keep: Checkpoints kept.
         seed: Of weights, data order and augmentation.
+        track: Other programs that are shown the metrics, rows of `medmoe.trackers.TRACKERS`.
     """
 
     steps: int = Field(1000, ge=1)
@@ -253,6 +254,7 @@ class TrainConfig(Config):
     save_every: int = Field(200, ge=1)
     keep: int = Field(2, ge=1)
     seed: int = 0
+    track: tuple[str, ...] = ()
 
 
 class RunConfig(Config):

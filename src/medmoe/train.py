@@ -38,12 +38,14 @@ from medmoe.encoders.pretrained import LoadReport, freeze, training
 from medmoe.errors import ConfigError, UserError
 from medmoe.folder import find_folder
 from medmoe.leaks import remember
+from medmoe.measures import of_step
 from medmoe.model import MedVLM
 from medmoe.objectives import total_loss
 from medmoe.objectives.routing import routing_statistics
 from medmoe.optim import WeightAverage, adamw, copy_state, load_state_tensors, set_lr, state_tensors, warmup_cosine
 from medmoe.rundir import RunFolder
 from medmoe.step import Forward, autocast, compiled, eager
+from medmoe.tracking import Tracking
 from medmoe.types import Batch, Loss, Output
 
 Watch = Callable[[dict[str, Any]], None]
@@ -99,6 +101,7 @@ def fit(
     frequency = config.train.accum_freq
     loader = build_loader(train, state.model, config, train=True, start=state.step * frequency, quarantine=quarantine)
     val_loader = None if val is None else build_loader(val, state.model, config, train=False, quarantine=quarantine)
+    tell = Tracking(config.train.track, run, since=state.step, then=watch)
     batches, meter = iter(loader), Meter(loader)
     try:
         while state.step < config.train.steps:
@@ -110,10 +113,10 @@ def fit(
             meter.count(config.data.batch_size * frequency)
             last = state.step == config.train.steps
             if last or state.step == 1 or state.step % config.train.log_every == 0:
-                watch(run.log(train_row(state, loss, output, norm, meter, config)))
+                tell(run.log(train_row(state, loss, output, norm, meter, config)))
             if val_loader is not None and (last or state.step % config.train.val_every == 0):
                 with meter.paused():
-                    watch(run.log(validate(state, val_loader, config, device)))
+                    tell(run.log(validate(state, val_loader, config, device)))
             if last or state.step % config.train.save_every == 0:
                 check_finite(state.step, loss, norm)
                 with meter.paused():
@@ -122,6 +125,7 @@ def fit(
         save(state, run, config)
         raise Interrupted(f"stopped at step {state.step}, saved in {run.path}; go on with --resume latest") from None
     finally:
+        tell.finish(finished=state.step == config.train.steps)
         loader.close()
         if state.text is not None:
             state.text.store.close()
@@ -346,6 +350,7 @@ def train_row(
         "load": [round(value, 4) for value in statistics["load"].tolist()],
         "skipped": meter.loader.skipped,
         **({} if state.text is None else state.text.read()),
+        **of_step(state.model, output, loss.modality, norm, settings.clip),
         **meter.read(),
     }
 

@@ -12,6 +12,7 @@ from medmoe.cli.common import Columns, Device, Settings, check_device, console, 
 from medmoe.errors import ConfigError
 
 if TYPE_CHECKING:
+    from medmoe.config import RunConfig
     from medmoe.data.sources.base import Source
     from medmoe.model import MedVLM
     from medmoe.rundir import RunFolder
@@ -41,6 +42,10 @@ def train(
     workers: Annotated[int | None, typer.Option(help="Loader processes.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, data order and augmentation.")] = None,
     on_bad_sample: Annotated[str | None, typer.Option(help="raise, or skip into the run's quarantine.")] = None,
+    track: Annotated[
+        str | None,
+        typer.Option(help="tensorboard, wandb, mlflow: show the metrics there too; several joined with commas."),
+    ] = None,
     device: Device = "cpu",
     settings: Settings = [],  # noqa: B006
     column: Columns = [],  # noqa: B006
@@ -48,6 +53,7 @@ def train(
     """Train a recipe on images and their reports."""
     from medmoe.progress import Progress
     from medmoe.rundir import RunFolder, command_line
+    from medmoe.trackers import trackers
     from medmoe.train import fit
 
     flags = {
@@ -60,21 +66,19 @@ def train(
         "data.workers": workers,
         "train.seed": seed,
         "data.on_bad_sample": on_bad_sample,
+        "train.track": None if track is None else track.replace(" ", "").split(","),
     }
-    given = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
-    given += [f"data.columns.{ours}={json.dumps(theirs)}" for ours, theirs in pairs_of(column, "--column").items()]
-    config, parts = recipe_of(recipe, [*given, *settings], init=init)
+    config, parts = recipe_of(recipe, [*_given(flags, column), *settings], init=init)
     if resume not in (None, "latest"):
         raise ConfigError(f"got {resume!r}, allowed: latest", where="--resume")
     check_device(device)
+    trackers(config.train.track)  # says what is missing before anything is read or written
     columns, skip_bad = config.data.columns, config.data.on_bad_sample == "skip"
     train = open_data(train_data, train_split, columns, usual="train", skip_bad=skip_bad)
     val = open_data(val_data, val_split, columns, usual="val", skip_bad=skip_bad) if val_data else None
     about = {"command": command_line(), "train_data": train_data, "val_data": val_data}
     run = RunFolder(out, resume=resume == "latest", about=about)
-    text = config.model.text
-    if text.name == "hf" and text.frozen and not parts and not (out / "checkpoints").is_dir():
-        say("warning: the text encoder is frozen with random weights; start it from --init text=FOLDER")
+    _warn_of_random_text(config, parts, out)
     with Progress(config, console) as progress:
 
         def watch(row: dict[str, Any]) -> None:
@@ -84,6 +88,19 @@ def train(
 
         model = fit(config, train=train, val=val, run=run, init=parts, device=device, watch=watch)
     _tell_result(run, model, val)
+
+
+def _given(flags: dict[str, Any], columns: list[str]) -> list[str]:
+    """Give options as settings."""
+    given = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+    return given + [f"data.columns.{ours}={json.dumps(name)}" for ours, name in pairs_of(columns, "--column").items()]
+
+
+def _warn_of_random_text(config: RunConfig, parts: dict[str, str], out: Path) -> None:
+    """Say where a frozen text encoder would stay random."""
+    text = config.model.text
+    if text.name == "hf" and text.frozen and not parts and not (out / "checkpoints").is_dir():
+        say("warning: the text encoder is frozen with random weights; start it from --init text=FOLDER")
 
 
 def _tell_result(run: RunFolder, model: MedVLM, val: Source | None) -> None:
