@@ -9,6 +9,7 @@ import torch
 
 from medmoe import measures
 from medmoe.measures import expert_agreement, gradient_norms, memory, of_step, part_of, read_once
+from medmoe.report.curves import curves
 from medmoe.types import Routing
 from small_runs import batch_of, built, micro, phantoms, rows, train
 
@@ -119,3 +120,14 @@ def test_routing_by_label_agrees_always(tmp_path: Path):
     assert [row["expert_agreement"] for row in rows(tmp_path / "run")] == [1.0, 1.0]
     assert micro().model.router.train != "label"
     assert all(sample.modality for sample in phantoms().samples)
+
+
+def test_the_runs_page_draws_norms_by_part_and_a_gap_where_a_part_had_none():
+    history = [
+        {"kind": "train", "step": 1, "loss": 1.0, "grad_norms": {"vision": 2.0, "experts.special.ct": 0.5}},
+        {"kind": "train", "step": 2, "loss": 1.0, "grad_norms": {"vision": 3.0}},
+    ]
+    text = str(curves(history, []))
+    assert "Gradient norm by part" in text
+    assert "vision from 2.00 to 3.00; experts.special.ct from 0.500 to 0.500" in text
+    assert "Gradient norm by part" not in str(curves([{"kind": "train", "step": 1, "loss": 1.0}], []))
