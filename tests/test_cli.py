@@ -146,6 +146,23 @@ def test_flags_become_settings(phantoms: Path, tmp_path: Path):
     assert (config["train"]["accum_freq"], config["train"]["precision"], config["train"]["seed"]) == (2, "bf16", 9)
 
 
+def test_sources_come_as_often_as_their_factors_say(phantoms: Path, tmp_path: Path):
+    data, flag = f"{phantoms}::phantom:patients=12,size=32", "--train-data-upsampling-factors"
+    assert train(data, tmp_path / "run", flag, "1::2.5").code == 0
+    assert read(tmp_path / "run" / "config.json")["data"]["upsampling"] == [1, 2.5]
+    assert "3 factors for 2 sources" in train(data, tmp_path / "a", flag, "1::2::3").mistake
+    assert "got '1::x', allowed: numbers" in train(data, tmp_path / "b", flag, "1::x").mistake
+    assert "-1.0 isn't allowed" in train(data, tmp_path / "c", flag, "1::-1").mistake
+
+
+def test_an_order_by_tars_needs_tars(phantoms: Path, tmp_path: Path):
+    said = train(phantoms, tmp_path / "run", "--set", "data.shuffle=shards")
+    assert "the training data has none" in said.mistake
+    assert medmoe("data", "shard", phantoms, "--out", tmp_path / "tars", "--samples-per-shard", 9).code == 0
+    tars = f"{tmp_path}/tars/train"
+    assert train(tars, tmp_path / "run", "--set", "data.shuffle=shards", "--set", "data.shuffle_window=16").code == 0
+
+
 def test_columns_are_mapped_and_recorded(tmp_path: Path):
     rows = [{"file": row.pop("image"), "caption": row.pop("text"), **row} for row in image_rows(tmp_path)]
     path = write_manifest(tmp_path, rows)

@@ -9,15 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medmoe.config import ExpertConfig, ModelConfig, RouterConfig, RunConfig, TextConfig, VisionConfig, parse
+from medmoe.config import (
+    DataConfig,
+    ExpertConfig,
+    ModelConfig,
+    RouterConfig,
+    RunConfig,
+    TextConfig,
+    VisionConfig,
+    parse,
+)
 from medmoe.data.contract import DECLARED, declare
 from medmoe.data.crops import RandomCrop
 from medmoe.data.loader import Loader
+from medmoe.data.plan import PLAIN, Layout
 from medmoe.data.preprocess import Preprocess
-from medmoe.data.sources.base import Source, reduced, shown
+from medmoe.data.sources.base import Source, by_shard, reduced, shards_of, shown, sizes_of
 from medmoe.data.sources.remembered import RememberedSource
 from medmoe.data.text import ReportTokenizer
 from medmoe.data.transforms import Augment
+from medmoe.distributed import ALONE, current
 from medmoe.encoders.cached_text import CachedText
 from medmoe.encoders.pretrained import LoadReport, load_matching
 from medmoe.encoders.text import TEXT, HFText
@@ -251,8 +262,9 @@ def resolve_data(config: RunConfig, source: Source) -> tuple[RunConfig, list[str
     """Fill in what only the training data knows: the modalities, and give the reports.
 
     Raises:
-        ConfigError: If no sample has a modality, or none has a report.
+        ConfigError: If no sample has a modality, or none has a report; or as `build_layout`, before a run begins.
     """
+    build_layout(source, config.data)
     where = f"--train-data {getattr(source, 'path', '')}".rstrip()
     present, reports = set(), []
     for sample in facts_of(source, skip_bad=config.data.on_bad_sample == "skip"):
@@ -288,13 +300,29 @@ def build_loader(
     start: int = 0,
     quarantine: Path | None = None,
     foreign: bool = False,
+    alone: bool = True,
 ) -> Loader:
-    """Build the loader that feeds a model from a source; `foreign` admits modalities that the model lacks."""
+    """Build the loader that feeds a model from a source.
+
+    Args:
+        source: The samples.
+        model: The model.
+        config: The recipe.
+        train: Whether to shuffle without end and augment.
+        start: The first step of training.
+        quarantine: File of bad samples that were skipped.
+        foreign: Whether modalities that the model lacks are admitted.
+        alone: Whether this process reads all of each batch; else the processes that train together share it.
+    """
+    world = ALONE if alone else current()
     assert model.assets is not None
     data = config.data
     augment = Augment(strength=data.augment, flip=data.flip) if train and data.augment > 0 else None
     preprocess = preprocess_of(model.assets.preprocess)
     source = shown(source, preprocess.window)
+    layout = build_layout(source, config.data) if train else PLAIN
+    if layout.shards is not None:
+        source = by_shard(source)
     crop = RandomCrop(chance=data.crop) if train and data.crop > 0 else None
     if train and data.scaled_decode:
         source = reduced(source, preprocess.size if crop is None else crop.needs(preprocess.size))
@@ -319,7 +347,26 @@ def build_loader(
         on_bad_sample=data.on_bad_sample,
         quarantine=quarantine,
         foreign=foreign,
+        layout=layout,
+        rank=world.rank,
+        world=world.size,
+        patience=config.train.stall_seconds,
     )
+
+
+def build_layout(source: Source, config: DataConfig) -> Layout:
+    """Say what a source is made of, as far as the order of its samples is to go by it.
+
+    Raises:
+        ConfigError: If the factors aren't as many as the sources, or an order by tars is asked for and there are none.
+    """
+    if config.shuffle == "global":
+        return Layout(sizes_of(source), config.upsampling)
+    shards = shards_of(source)
+    if shards is None:
+        what = "an order by tars is asked for, and the training data has none"
+        raise ConfigError(what, where="data.shuffle", remedy="use 'global', or write tars with `medmoe data shard`")
+    return Layout(sizes_of(source), config.upsampling, shards, config.shuffle_window)
 
 
 def build_text_cache(model: MedVLM, config: RunConfig, run: Path) -> CachedText | None:

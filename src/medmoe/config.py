@@ -178,6 +178,11 @@ class DataConfig(Config):
         flip: Whether images may be mirrored; reports that say left or right become false.
         crop: Share of the training images of which a random part is taken, mirrored or not; for training a router
             without reports, of which findings are cropped away.
+        upsampling: How often a sample of each source that `::` joins comes, beside those of the others; empty: equally
+            often. `[1, 2.5]` shows those of the second 2.5 times while those of the first are shown once.
+        shuffle: `global`: over all samples. `shards`: tars are drawn one after the other and read through, and as many
+            as hold `shuffle_window` samples are shuffled among each other; for slow disks and networks.
+        shuffle_window: Those samples.
         workers: Loader processes.
         cache_mb: Megabytes of images, shrunk to the model's size, that each loader process keeps after reading them.
         scaled_decode: Whether JPEGs larger than the model's images are decoded at 1/2, 1/4 or 1/8 of their size, never
@@ -194,6 +199,9 @@ class DataConfig(Config):
     augment_on: Literal["worker", "device"] = "worker"
     flip: bool = False
     crop: float = Field(0.0, ge=0, le=1)
+    upsampling: tuple[float, ...] = ()
+    shuffle: Literal["global", "shards"] = "global"
+    shuffle_window: int = Field(10_000, ge=1)
     workers: int = Field(1, ge=0)
     cache_mb: int = Field(0, ge=0)
     scaled_decode: bool = False
@@ -228,6 +236,12 @@ class TrainConfig(Config):
         val_every: Steps between validations.
         save_every: Steps between checkpoints.
         keep: Checkpoints kept.
+        keep_best: Whether the one with the least validation loss is kept too; it is judged where validation and saving
+            meet.
+        save_beside: Whether checkpoints are written by a thread while training goes on.
+        bad_steps: Steps in a row that may be skipped because their loss or gradient isn't finite; one more stops the
+            run.
+        stall_seconds: Seconds after which a batch that doesn't come, or a process that doesn't, ends the run.
         seed: Of weights, data order and augmentation.
         track: Other programs that are shown the metrics, rows of `medmoe.trackers.TRACKERS`.
     """
@@ -253,6 +267,10 @@ class TrainConfig(Config):
     val_every: int = Field(200, ge=1)
     save_every: int = Field(200, ge=1)
     keep: int = Field(2, ge=1)
+    keep_best: bool = False
+    save_beside: bool = True
+    bad_steps: int = Field(10, ge=0)
+    stall_seconds: float = Field(1800, gt=0)
     seed: int = 0
     track: tuple[str, ...] = ()
 
@@ -312,6 +330,22 @@ def override(config: C, settings: list[str]) -> C:
             raise ConfigError(unknown("key", key.strip(), keys(config)), where="--set", remedy="see `medmoe config`")
         target[last] = _value(text)
     return parse(type(config), values, where="--set")
+
+
+def changes(had: Mapping[str, Any], has: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Say which values of plain configurations differ: dotted key → words.
+
+    >>> changes({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
+    {'a.c': 'a.c was 2, now 3'}
+    """
+    told: dict[str, str] = {}
+    for name in {**had, **has}:
+        one, other, key = had.get(name), has.get(name), f"{prefix}{name}"
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            told |= changes(one, other, f"{key}.")
+        elif json.loads(json.dumps(one)) != json.loads(json.dumps(other)):
+            told[key] = f"{key} was {one!r}, now {other!r}"
+    return told
 
 
 def keys(config: Config) -> list[str]:

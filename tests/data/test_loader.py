@@ -297,3 +297,35 @@ def test_dicom_is_decoded_in_the_worker(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(images, "read_dicom", elsewhere)
     assert all(torch.equal(one.image, other.image) for one, other in zip(batches(1), own, strict=True))
+
+
+@pytest.mark.parametrize("options", OPTIONS[:3])
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_share_each_batch_out_without_overlap(options: dict, world: int) -> None:
+    whole = first(loader(Memory(10), **options), 5)
+    parts = [first(loader(Memory(10), rank=rank, world=world, **options), 5) for rank in range(world)]
+    for step, batch in enumerate(whole):
+        for rank in range(world):
+            own = parts[rank][step]
+            assert own.keys == batch.keys[rank::world]
+            assert torch.equal(own.image, batch.image[rank::world])
+
+
+def test_ranks_put_different_samples_in_the_place_of_bad_ones() -> None:
+    source = Memory(40, dict.fromkeys(range(0, 40, 2), "nan"))
+    parts = [first(loader(source, rank=rank, world=2, on_bad_sample="skip"), 3) for rank in (0, 1)]
+    for one, other in zip(*parts, strict=True):
+        assert len(one.keys) == len(other.keys) == 2
+        assert not set(one.keys) & set(other.keys)
+
+
+def test_ranks_go_through_an_evaluation_set_once() -> None:
+    parts = [list(loader(Memory(9), train=False, rank=rank, world=2)) for rank in (0, 1)]
+    keys = [key for part in parts for batch in part for key in batch.keys]
+    assert sorted(keys) == sorted(f"m:{number}" for number in range(9))
+
+
+@pytest.mark.parametrize(("rank", "world"), [(2, 2), (-1, 2), (0, 3)])
+def test_a_rank_that_cannot_be_is_told(rank: int, world: int) -> None:
+    with pytest.raises(ConfigError, match=f"rank {rank} of {world} for batches of 4"):
+        loader(Memory(10), rank=rank, world=world)

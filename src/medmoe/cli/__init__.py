@@ -42,7 +42,7 @@ app.add_typer(index_app, name="index")
 
 def main() -> None:
     """Run the command line: a user's mistake prints one line and exits with 2."""
-    from medmoe.train import Interrupted
+    from medmoe.signals import Interrupted
 
     try:
         app(prog_name="medmoe")
@@ -51,4 +51,4 @@ def main() -> None:
         sys.exit(2)
     except Interrupted as stop:
         Console(stderr=True, soft_wrap=True).print(escape(str(stop)), highlight=False)
-        sys.exit(130)
+        sys.exit(stop.code)

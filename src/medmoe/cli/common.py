@@ -150,6 +150,7 @@ def open_data(
         columns=columns,
         check_files=not skip_bad,
         maps=maps,
+        salvage=skip_bad,
     )
 
 

@@ -207,8 +207,18 @@ def read_mask(path: str | Path) -> NDArray[np.bool_]:
     """
     path = Path(path)
     with _reading(str(path)), path.open("rb") as file:
-        values = decode(file, where=str(path))
-        return np.asarray((values if values.ndim == 2 else values.max(-1)) > 0)
+        return _mask(file, str(path))
+
+
+def read_mask_bytes(data: bytes, *, where: str) -> NDArray[np.bool_]:
+    """Read a mask from the bytes of its file, as `read_mask` would have read that file."""
+    with _reading(where):
+        return _mask(io.BytesIO(data), where)
+
+
+def _mask(file: BinaryIO, where: str) -> NDArray[np.bool_]:
+    values = decode(file, where=where)
+    return np.asarray((values if values.ndim == 2 else values.max(-1)) > 0)
 
 
 def read_gaze(path: str | Path) -> NDArray[np.float32]:
@@ -221,12 +231,22 @@ def read_gaze(path: str | Path) -> NDArray[np.float32]:
     """
     path = Path(path)
     with _reading(str(path)), path.open("rb") as file:
-        values = decode(file, where=str(path))
-        values = values if values.ndim == 2 else values.max(-1)
-        top = 255.0 if values.dtype == np.uint8 else float(values.max())
-        if not np.isfinite(top) or values.min() < 0:
-            raise DataError("a gaze map must be finite and not negative", where=str(path), remedy="export it again")
-        return (values / (top or 1.0)).astype(np.float32)
+        return _gaze(file, str(path))
+
+
+def read_gaze_bytes(data: bytes, *, where: str) -> NDArray[np.float32]:
+    """Read a gaze map from the bytes of its file, as `read_gaze` would have read that file."""
+    with _reading(where):
+        return _gaze(io.BytesIO(data), where)
+
+
+def _gaze(file: BinaryIO, where: str) -> NDArray[np.float32]:
+    values = decode(file, where=where)
+    values = values if values.ndim == 2 else values.max(-1)
+    top = 255.0 if values.dtype == np.uint8 else float(values.max())
+    if not np.isfinite(top) or values.min() < 0:
+        raise DataError("a gaze map must be finite and not negative", where=where, remedy="export it again")
+    return (values / (top or 1.0)).astype(np.float32)
 
 
 @contextmanager

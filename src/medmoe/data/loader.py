@@ -9,8 +9,9 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from medmoe.data.collate import collate
 from medmoe.data.crops import RandomCrop
 from medmoe.data.device_augment import Frame, put_off, stack
-from medmoe.data.plan import Plan
+from medmoe.data.plan import PLAIN, SHUFFLES, Layout, Plan
 from medmoe.data.preprocess import Preprocess, check
 from medmoe.data.sources.base import Source
 from medmoe.data.text import ReportTokenizer
@@ -107,11 +108,15 @@ class _Reader(Dataset[_Parcel]):
         seed: int,
         skip: bool,
         foreign: bool,
+        rank: int,
+        world: int,
     ) -> None:
         self.source, self.preprocess, self.tokenizer = source, preprocess, tokenizer
         self.modalities, self.batch_size, self.plan = modalities, batch_size, plan
         self.augment, self.later, self.crop = augment, later, crop
         self.seed, self.skip, self.foreign = seed, skip, foreign
+        self.rank, self.world = rank, world
+        self.own = (rank,) if world > 1 else ()  # of random streams that are drawn once a batch
 
     def __getitem__(self, step: int) -> _Parcel:
         bad: list[tuple[str, _Trouble]] = []
@@ -119,34 +124,38 @@ class _Reader(Dataset[_Parcel]):
             items = self._eval_items(step, bad) if self.plan is None else self._train_items(step, self.plan, bad)
             if not items:
                 return _Parcel(step, None, tuple(bad))
-            rng = None if self.plan is None else np.random.default_rng([self.seed, _SENTENCES, step])
+            rng = None if self.plan is None else partial(self._draws, step)
             pairs = [(image, sample) for image, sample, _ in items]
             batch = collate(pairs, self.tokenizer, modalities=self.modalities, rng=rng, foreign=self.foreign)
             return _Parcel(step, self._with_changes(step, batch, items), tuple(bad))
         except UserError as error:
             return _Parcel(step, None, tuple(bad), _Trouble.of(error))
 
+    def _draws(self, step: int, index: int) -> np.random.Generator:
+        """Give what draws the sentences of one of a step's reports: the same, whoever else is in the batch here."""
+        return np.random.default_rng([self.seed, _SENTENCES, step, self.rank + index * self.world])
+
     def _with_changes(self, step: int, batch: Batch, items: list[_Item]) -> Batch:
         """Hand on to the device what it is to do to the images."""
         drawn = [one for _, _, one in items if one is not None]
         if not drawn or self.augment is None:
             return batch
-        seed = int(np.random.SeedSequence([self.seed, _GRAIN, step]).generate_state(1, np.uint32)[0])
+        seed = int(np.random.SeedSequence([self.seed, _GRAIN, step, *self.own]).generate_state(1, np.uint32)[0])
         changes = stack(drawn, size=self.preprocess.size, seed=seed, fill=self.augment.fill)
         return dataclasses.replace(batch, changes=changes)
 
     def _eval_items(self, step: int, bad: list[tuple[str, _Trouble]]) -> list[_Item]:
         first = step * self.batch_size
-        indices = range(first, min(first + self.batch_size, len(self.source)))
+        indices = range(first, min(first + self.batch_size, len(self.source)))[self.rank :: self.world]
         found = (self._read(index, None, bad) for index in indices)
         return [item for item in found if item is not None]
 
     def _train_items(self, step: int, plan: Plan, bad: list[tuple[str, _Trouble]]) -> list[_Item]:
-        """Read a step's samples; a bad one gives its place to the next good one of the plan."""
+        """Read a step's samples, or this rank's; a bad one gives its place to the next good one of the plan."""
         items: list[_Item] = []
         tried = set[int]()
-        spare = plan.following(step)
-        for place, planned in enumerate(plan.indices(step).tolist()):
+        spare = itertools.islice(plan.following(step), self.rank, None, self.world)
+        for place, planned in list(enumerate(plan.indices(step).tolist()))[self.rank :: self.world]:
             rng = np.random.default_rng([self.seed, _AUGMENT, step, place])
             for attempt, index in enumerate(itertools.chain([planned], spare)):
                 item = None if index in tried else self._read(index, rng, bad)
@@ -218,7 +227,7 @@ class Loader:
         preprocess: Prepares each.
         tokenizer: Tokenizes the reports; None leaves them out.
         modalities: The model's modalities, in its order.
-        batch_size: Samples in a batch; in evaluation the last batch may have fewer.
+        batch_size: Samples in a batch, of all ranks together; in evaluation the last batch may have fewer.
         train: Whether to shuffle without end, or to give each sample once.
         augment: Changes each sample, in training only.
         augment_on: `worker`, or `device`: then batches bring their `changes` along, for `device_augment.augmented`.
@@ -233,6 +242,11 @@ class Loader:
             takes its place, in evaluation it is left out. Both are counted in `skipped`.
         quarantine: A file that gets one JSON line (key, reason, step) for each sample skipped.
         foreign: Whether samples of modalities that the model lacks are admitted, in evaluation only.
+        layout: Of what the source is made, in training; see `medmoe.data.plan.Layout`.
+        rank: Which of the processes that share each batch this is, from 0. It gets every `world`-th sample of it, with
+            the augmentation that it would have without the others.
+        world: How many there are; a batch of training is shared out as evenly as it can be.
+        patience: Seconds after which a batch that doesn't come from the worker processes is an error; 0: never.
 
     Attributes:
         waited: Seconds the caller has waited for batches so far.
@@ -264,15 +278,14 @@ class Loader:
         on_bad_sample: str = "raise",
         quarantine: Path | None = None,
         foreign: bool = False,
+        layout: Layout = PLAIN,
+        rank: int = 0,
+        world: int = 1,
+        patience: float = 0,
     ) -> None:
         _check(source, batch_size, seed, workers, on_bad_sample)
-        for name, change in (("augment", augment), ("crop", crop)):
-            if change is not None and not train:
-                raise ConfigError("augmentation is for training only", where=name, remedy="leave it out")
-        if augment_on not in AUGMENT_ON:
-            raise ConfigError(unknown("place", augment_on, AUGMENT_ON), where="data.augment_on")
-        if foreign and train:
-            raise ConfigError("foreign modalities are for evaluation only", where="foreign", remedy="leave it out")
+        _check_share(rank, world, batch_size, train)
+        _check_changes({"augment": augment, "crop": crop, "foreign": foreign or None}, augment_on, train)
         plan, count = None, len(source)
         if train:
             uses = batching == "within" or balance > 0
@@ -284,6 +297,7 @@ class Loader:
                 within_fraction=within_fraction,
                 balance=balance,
                 seed=seed,
+                layout=layout,
             )
         self._reader = _Reader(
             source,
@@ -298,12 +312,15 @@ class Loader:
             seed=seed,
             skip=on_bad_sample == "skip",
             foreign=foreign,
+            rank=rank,
+            world=world,
         )
         self._steps = _Steps(start, None) if train else _Steps(0, -(-count // batch_size))
         self._settings = {"samples": count, "batch_size": batch_size, "train": train, "batching": batching}
         self._settings |= {"within_fraction": within_fraction, "balance": balance, "seed": seed, "start": start}
-        self._settings |= {"workers": workers, "on_bad_sample": on_bad_sample}
-        self._workers, self._seed = workers, seed
+        self._settings |= {"workers": workers, "on_bad_sample": on_bad_sample, "rank": rank, "world": world}
+        self._settings |= {"upsampling": list(layout.factors), "shuffle": SHUFFLES[layout.shards is not None]}
+        self._workers, self._seed, self._patience = workers, seed, patience if workers else 0
         self._data: DataLoader[_Parcel] | None = None
         self._quarantine = quarantine
         self._told = _quarantined(quarantine)
@@ -319,7 +336,7 @@ class Loader:
         some = False
         while True:
             begun = time.perf_counter()
-            parcel = next(parcels, None)
+            parcel = _next(parcels, self._reader.rank)
             self.waited += time.perf_counter() - begun
             if parcel is None:
                 break
@@ -329,7 +346,7 @@ class Loader:
             if parcel.batch is not None:
                 some = True
                 yield parcel.batch
-        if not some:
+        if not some and (self._reader.world == 1 or self.skipped):
             raise DataError(f"none of {len(self._reader.source)} samples is good", remedy="see the quarantine file")
 
     def describe(self) -> dict[str, object]:
@@ -351,6 +368,7 @@ class Loader:
                 collate_fn=_as_it_is,
                 pin_memory=torch.cuda.is_available(),
                 worker_init_fn=_begin_worker,
+                timeout=self._patience,
                 prefetch_factor=2 if self._workers else None,
                 persistent_workers=self._workers > 0,
                 generator=torch.Generator().manual_seed(self._seed),  # else it draws from the global one
@@ -371,6 +389,26 @@ class Loader:
                 file.write(line + "\n")
 
 
+def _next(parcels: Iterator[_Parcel], rank: int) -> _Parcel | None:
+    """Take the next parcel.
+
+    Raises:
+        DataError: If none comes in time, or a worker is gone.
+    """
+    try:
+        return next(parcels, None)
+    except RuntimeError as error:
+        told = str(error).split("\n")[0]
+        if "DataLoader" not in told:
+            raise
+        if "timed out" in told:
+            what, remedy = "no batch came in time", "look at the disk or network, or wait longer: train.stall_seconds"
+        else:
+            what = "a loader process is gone, killed perhaps for want of memory"
+            remedy = "take fewer --workers or a smaller data.cache_mb, then --resume latest"
+        raise DataError(f"process {rank}: {what} ({told})", remedy=remedy) from error
+
+
 def _check(source: Source, batch_size: int, seed: int, workers: int, on_bad_sample: str) -> None:
     if len(source) == 0:
         raise DataError("no sample to load", remedy="check the manifest and the split's name")
@@ -379,6 +417,21 @@ def _check(source: Source, batch_size: int, seed: int, workers: int, on_bad_samp
             raise ConfigError(f"{value} isn't allowed; {least} or more is", where=f"data.{name}")
     if on_bad_sample not in ON_BAD_SAMPLE:
         raise ConfigError(unknown("on_bad_sample", on_bad_sample, ON_BAD_SAMPLE), where="data.on_bad_sample")
+
+
+def _check_changes(changes: Mapping[str, object], augment_on: str, train: bool) -> None:
+    if augment_on not in AUGMENT_ON:
+        raise ConfigError(unknown("place", augment_on, AUGMENT_ON), where="data.augment_on")
+    for name, change in changes.items():
+        if change is not None and train == (name == "foreign"):
+            what = "foreign modalities are for evaluation only" if train else "augmentation is for training only"
+            raise ConfigError(what, where=name, remedy="leave it out")
+
+
+def _check_share(rank: int, world: int, batch_size: int, train: bool) -> None:
+    if not 0 <= rank < world or (train and batch_size < world):
+        what = f"rank {rank} of {world} for batches of {batch_size}; allowed: 0 to {world - 1}, and a sample for each"
+        raise ConfigError(what, where="data.batch_size", remedy=f"take {world} or more")
 
 
 def _quarantined(path: Path | None) -> set[str]:

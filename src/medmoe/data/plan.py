@@ -6,7 +6,10 @@ uninterrupted one would have seen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +17,54 @@ from numpy.typing import NDArray
 from medmoe.errors import ConfigError, unknown
 
 BATCHINGS = ("mixed", "within")
+SHUFFLES = ("global", "shards")
 
 Ints = NDArray[np.int64]
 
 # Each stream of random numbers has its own first key, so that no two are the same.
-_MIXED, _WITHIN, _TURN = 1, 2, 3
+_MIXED, _WITHIN, _TURN, _PARTS, _PART_TURN = 1, 2, 3, 4, 5
+_ROUND = 1 << 16  # most positions of a round in which shares are kept exactly
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a source is made of, as far as the order of its samples goes by it.
+
+    Attributes:
+        sizes: Samples of each part, those that `a::b` joins.
+        factors: How often a sample of each part comes, beside those of the others; empty: equally often.
+        shards: [n] the tar of each sample, for an order in which tars are read one after the other; None for one that
+            is shuffled over all.
+        window: Samples that are shuffled among each other where tars are.
+    """
+
+    sizes: Sequence[int] = ()
+    factors: Sequence[float] = ()
+    shards: Ints | None = None
+    window: int = 10_000
+
+    def __post_init__(self) -> None:
+        """Look at the factors.
+
+        Raises:
+            ConfigError: If there isn't one above 0 for each part.
+        """
+        if self.factors and len(self.factors) != len(self.sizes):
+            what = f"{len(self.factors)} factors for {len(self.sizes)} sources"
+            remedy = "give one for each source that :: joins in --train-data"
+            raise ConfigError(what, where="data.upsampling", remedy=remedy)
+        wrong = next((factor for factor in self.factors if not 0 < factor < math.inf), None)
+        if wrong is not None:
+            raise ConfigError(f"{wrong!r} isn't allowed; above 0 is", where="data.upsampling")
+
+    def part_of(self, count: int) -> Ints:
+        """Give the number of each sample's part: [count]."""
+        if not self.factors:
+            return np.zeros(count, np.int64)
+        return np.repeat(np.arange(len(self.sizes)), self.sizes)
+
+
+PLAIN = Layout()
 
 
 class Stream:
@@ -27,10 +73,19 @@ class Stream:
     Args:
         members: [n] indices of the samples, at least one.
         key: Seeds the orders.
+        shards: The tar of each sample there is. In every pass, tars are then drawn one after the other until they hold
+            `window` samples, which are shuffled among each other; then the next ones. So each is read in one go.
+        window: Samples.
     """
 
-    def __init__(self, members: Ints, key: tuple[int, ...]) -> None:
-        self._members, self._key = members, key
+    def __init__(self, members: Ints, key: tuple[int, ...], shards: Ints | None = None, window: int = 1) -> None:
+        self._members, self._key, self._window = members, key, window
+        self._ends: Ints | None = None  # where the samples of each tar end in the members, sorted by tar
+        if shards is not None:
+            own = shards[members]
+            order = np.argsort(own, kind="stable")
+            self._members = members[order]
+            self._ends = np.append(np.flatnonzero(np.diff(own[order])) + 1, len(members))
         self._passes: dict[int, Ints] = {}
 
     def take(self, first: int, count: int) -> Ints:
@@ -46,8 +101,23 @@ class Stream:
         if number not in self._passes:
             # Two passes are enough for a batch that lies across the border of both.
             self._passes = {n: order for n, order in self._passes.items() if n == number - 1}
-            self._passes[number] = np.random.default_rng([*self._key, number]).permutation(self._members)
+            rng = np.random.default_rng([*self._key, number])
+            ends = self._ends
+            self._passes[number] = rng.permutation(self._members) if ends is None else self._by_shard(ends, rng)
         return self._passes[number]
+
+    def _by_shard(self, ends: Ints, rng: np.random.Generator) -> Ints:
+        """Draw an order of the tars, and shuffle the samples of as many as fill a window."""
+        tars = np.split(self._members, ends[:-1])
+        drawn = [tars[number] for number in rng.permutation(len(tars))]
+        order = np.concatenate(drawn)
+        begin = end = 0
+        for tar in drawn:
+            end += len(tar)
+            if end - begin >= self._window or end == len(order):
+                rng.shuffle(order[begin:end])
+                begin = end
+        return order
 
 
 class Mixture:
@@ -62,7 +132,7 @@ class Mixture:
         key: Seeds the rounds.
     """
 
-    def __init__(self, streams: Sequence[Stream], quotas: Sequence[int], key: tuple[int, ...]) -> None:
+    def __init__(self, streams: Sequence[Stream | Mixture], quotas: Sequence[int], key: tuple[int, ...]) -> None:
         self._streams, self._quotas, self._key = tuple(streams), tuple(quotas), key
         self._turns = np.repeat(np.arange(len(quotas)), quotas)
         self._rounds = Stream(np.arange(len(self._turns)), key)
@@ -94,6 +164,7 @@ class Plan:
         balance: Share of modalities in what is mixed: 0 as they come, 1 equal, between them frequency to the power of
             1 - balance. Samples of small modalities then come around more often.
         seed: Non-negative.
+        layout: What the source is made of: shares of its parts, and whether tars are read one after the other.
 
     Raises:
         ConfigError: If a value isn't allowed.
@@ -108,6 +179,7 @@ class Plan:
         within_fraction: float = 0.5,
         balance: float = 0.0,
         seed: int = 0,
+        layout: Layout = PLAIN,
     ) -> None:
         if batching not in BATCHINGS:
             raise ConfigError(unknown("batching", batching, BATCHINGS), where="data.batching")
@@ -116,19 +188,21 @@ class Plan:
                 raise ConfigError(f"{value!r} isn't allowed; 0 to 1 is", where=f"data.{name}")
         self.batch_size = batch_size
         self._part = round(within_fraction * batch_size) if batching == "within" else 0
-        self._mixed: Stream | Mixture = Stream(np.arange(len(modalities)), (seed, _MIXED))
-        self._within: list[Stream] = []
+        self._layout, self._seed = layout, seed
+        self._part_of = layout.part_of(len(modalities))
+        self._mixed = self._parted(np.arange(len(modalities)), (seed, _MIXED), 0)
+        self._within: list[Stream | Mixture] = []
         if self._part:
             known = [part for name, part in _by_modality(modalities) if name is not None]
             if not known:
                 raise ConfigError("'within' needs samples with a modality", where="data.batching", remedy="use 'mixed'")
             large = [part for part in known if len(part) >= self._part] or known
-            self._within = [Stream(part, (seed, _WITHIN, number)) for number, part in enumerate(large)]
+            self._within = [self._parted(part, (seed, _WITHIN, n), 2 * n + 2) for n, part in enumerate(large)]
         if balance:
             members = [part for _, part in _by_modality(modalities)]
-            share = np.array([len(part) for part in members], np.float64) ** (1 - balance)
+            share = np.array([self._weight(part) for part in members], np.float64) ** (1 - balance)
             quotas = np.maximum(1, np.rint(share / share.sum() * 64 * batch_size)).astype(int).tolist()
-            streams = [Stream(part, (seed, _MIXED, number)) for number, part in enumerate(members)]
+            streams = [self._parted(part, (seed, _MIXED, n), 2 * n + 1) for n, part in enumerate(members)]
             self._mixed = Mixture(streams, quotas, (seed, _TURN))
 
     def indices(self, step: int) -> Ints:
@@ -140,11 +214,53 @@ class Plan:
         turn, visit = step % len(self._within), step // len(self._within)
         return np.concatenate([self._within[turn].take(visit * self._part, self._part), mixed])
 
+    def _parted(self, members: Ints, key: tuple[int, ...], number: int) -> Stream | Mixture:
+        """Make a stream of samples, a mixture of parts where some come more often; `number` tells streams apart."""
+        layout, part_of = self._layout, self._part_of[members]
+        if not layout.factors:
+            return Stream(members, key, layout.shards, layout.window)
+        parts = np.unique(part_of).tolist()
+        shares = [int((part_of == part).sum()) * Fraction(str(layout.factors[part])) for part in parts]
+        streams = [
+            Stream(members[part_of == part], (self._seed, _PARTS, number, part), layout.shards, layout.window)
+            for part in parts
+        ]
+        return Mixture(streams, quotas_of(shares), (self._seed, _PART_TURN, number))
+
+    def _weight(self, members: Ints) -> float:
+        """Count samples, those of a part as often as they come."""
+        if not self._layout.factors:
+            return len(members)
+        return float(np.asarray(self._layout.factors)[self._part_of[members]].sum())
+
     def following(self, step: int) -> Iterator[int]:
         """Give the samples of all later steps, one by one and without end."""
         while True:
             step += 1
             yield from self.indices(step).tolist()
+
+
+def quotas_of(shares: Sequence[Fraction]) -> list[int]:
+    """Give the smallest whole numbers in the ratio of shares above 0.
+
+    Where they add up to more than 65,536, the nearest that add up to as much or little more, none of them 0.
+
+    >>> quotas_of([Fraction(60), Fraction(30) * Fraction("2.5")])
+    [4, 5]
+    """
+    factor = math.lcm(*(share.denominator for share in shares))
+    whole = [int(share * factor) for share in shares]
+    common = math.gcd(*whole)
+    whole = [number // common for number in whole]
+    total = sum(whole)
+    if total <= _ROUND:
+        return whole
+    exact = [number * _ROUND for number in whole]
+    quotas = [number // total for number in exact]
+    most = sorted(range(len(whole)), key=lambda at: -(exact[at] % total))
+    for at in most[: _ROUND - sum(quotas)]:
+        quotas[at] += 1
+    return [max(1, quota) for quota in quotas]
 
 
 def _by_modality(modalities: Sequence[str | None]) -> list[tuple[str | None, Ints]]:

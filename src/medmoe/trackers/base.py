@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 # what of run.json leaves the machine; the command and the names of the data may say whose data it is
-FACTS = ("started", "seed", "versions", "git_commit", "machine")
+FACTS = ("started", "seed", "versions", "git_commit", "machine", "processes")
 _PRIVATE = ("data.columns",)
 
 

@@ -19,10 +19,12 @@ from PIL import Image
 from medmoe.data.loader import Loader
 from medmoe.data.preprocess import Preprocess
 from medmoe.data.sources import tar_index
-from medmoe.data.sources.base import Source, content_of
+from medmoe.data.sources.base import Source, by_shard, content_of, shards_of, sizes_of
 from medmoe.data.sources.concat import ConcatSource, open_source
 from medmoe.data.sources.manifest import ManifestSource
-from medmoe.data.sources.shards import ShardSource, find_shards
+from medmoe.data.sources.rows import Rows
+from medmoe.data.sources.shard_paths import find_shards
+from medmoe.data.sources.shards import ShardSource
 from medmoe.data.sources.tar_index import open_index
 from medmoe.errors import DataError
 
@@ -432,3 +434,17 @@ def test_tars_that_webdataset_writes_are_read_as_it_reads_them(tmp_path: Path):
         assert own == {name: data for name, data in sample.items() if not name.startswith("__")}
         assert source.facts(index).key == f"a.tar:{sample['__key__']}"
         assert source[index].report == f"Befund {index}: größer."
+
+
+def test_tars_read_through_before_their_samples_give_the_same(tars: Path):
+    plain, whole = open_source(f"{tars}::phantom:patients=2,size=32"), open_source(tars).by_shard()
+    for index in (6, 0, 3):
+        np.testing.assert_array_equal(whole[index].image, plain[index].image)
+    assert open_source(tars).shards().tolist() == [0, 0, 0, 1, 1, 1, 1]
+    assert shards_of(plain)[:8].tolist() == [0, 0, 0, 1, 1, 1, 1, 2]  # what lies in no tar is one by itself
+    assert len(set(shards_of(plain)[7:].tolist())) == len(plain) - 7
+    assert sizes_of(plain) == (7, len(plain) - 7)
+    assert sizes_of(open_source(tars)) == (7,)
+    assert shards_of(open_source("phantom:patients=2,size=32")) is None
+    assert shards_of(Rows(plain, [6, 0])).tolist() == [1, 0]
+    np.testing.assert_array_equal(by_shard(Rows(plain, [6]))[0].image, plain[6].image)

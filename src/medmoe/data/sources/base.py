@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medmoe.data.reading import HEADER
 from medmoe.errors import DataError
@@ -92,6 +94,33 @@ def shown(source: Source, window: str) -> Source:
     return source
 
 
+def sizes_of(source: Source) -> tuple[int, ...]:
+    """Count the samples of each part that `::` joined; of one source, its own.
+
+    A source that has parts says so with a method `sizes`.
+    """
+    own: Callable[[], tuple[int, ...]] | None = getattr(source, "sizes", None)
+    return (len(source),) if own is None else own()
+
+
+def shards_of(source: Source) -> NDArray[np.int64] | None:
+    """Give the number of the tar that each sample lies in: [n]; None for a source without tars.
+
+    A source that has some says so with a method `shards`.
+    """
+    own: Callable[[], NDArray[np.int64] | None] | None = getattr(source, "shards", None)
+    return None if own is None else own()
+
+
+def by_shard(source: Source) -> Source:
+    """Give a source that reads a tar as a whole when it first comes to it, for an order that stays within a few tars.
+
+    A source that can says how with a method `by_shard`, which gives another source; others are given as they are.
+    """
+    own: Callable[[], Source] | None = getattr(source, "by_shard", None)
+    return source if own is None else own()
+
+
 def reduced(source: Source, at_least: int) -> Source:
     """Give a source that may read images at a reduced scale, their longest side with `at_least` pixels or more.
 
@@ -100,3 +129,16 @@ def reduced(source: Source, at_least: int) -> Source:
     """
     own: Callable[[int], Source] | None = getattr(source, "reduced", None)
     return source if own is None else own(at_least)
+
+
+def facts_fingerprint(source: Source) -> str:
+    """Hash what is known of a source's samples without their pixels, in order."""
+    digest = hashlib.sha256()
+    for index in range(len(source)):
+        try:
+            facts = source.facts(index)
+            known: Any = (facts.key, facts.modality, facts.report, facts.labels, facts.patient, facts.source)
+        except DataError as error:
+            known = str(error)
+        digest.update(repr(known).encode())
+    return digest.hexdigest()[:16]

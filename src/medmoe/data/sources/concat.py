@@ -9,11 +9,15 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from medmoe.data.sources.base import Source, content_of, reduced, shown
+import numpy as np
+from numpy.typing import NDArray
+
+from medmoe.data.sources.base import Source, by_shard, content_of, reduced, shards_of, shown
 from medmoe.data.sources.manifest import ManifestSource
 from medmoe.data.sources.manifest_table import find_manifest
 from medmoe.data.sources.phantom import PhantomSource
-from medmoe.data.sources.shards import ShardSource, find_shards
+from medmoe.data.sources.shard_paths import find_shards, find_split_shards
+from medmoe.data.sources.shards import ShardSource
 from medmoe.errors import DataError, unknown
 from medmoe.modalities import SIX, resolve
 from medmoe.types import Sample
@@ -68,6 +72,25 @@ class ConcatSource:
         """Give the same samples, read under a window."""
         return ConcatSource([shown(source, window) for source in self.sources])
 
+    def sizes(self) -> tuple[int, ...]:
+        """Count the samples of each source."""
+        return tuple(len(source) for source in self.sources)
+
+    def shards(self) -> NDArray[np.int64] | None:
+        """Give the number of each sample's tar; a sample of a source without tars counts as one. None without any."""
+        found = [shards_of(source) for source in self.sources]
+        if all(own is None for own in found):
+            return None
+        numbers, first = [], 0
+        for source, own in zip(self.sources, found, strict=True):
+            numbers.append(first + (np.arange(len(source)) if own is None else own))
+            first = int(numbers[-1].max()) + 1
+        return np.concatenate(numbers)
+
+    def by_shard(self) -> ConcatSource:
+        """Give the same samples, tars read as a whole."""
+        return ConcatSource([by_shard(source) for source in self.sources])
+
     def _find(self, index: int) -> tuple[Source, int]:
         """Find the source of a sample and its index there."""
         if not -len(self) <= index < len(self):
@@ -87,6 +110,7 @@ def open_source(
     require_report: bool = False,
     check_files: bool = True,
     maps: bool = True,
+    salvage: bool = False,
     seed: int = 0,
 ) -> Source:
     """Open what a command line names.
@@ -94,14 +118,16 @@ def open_source(
     Args:
         spec: A manifest file, tars (one, or `DIR/{00..10}.tar`), a folder with either,
             `phantom:patients=600,size=64,seed=1` (also `modalities=ct+mri`), or several of these joined by `::`.
-        split: Split of every manifest; phantoms have none: another seed gives other patients.
+        split: Split of every manifest, and folder of tars in a folder that has one for each split; phantoms have none:
+            another seed gives other patients.
         fallback: Whether a manifest in which no row has a split, and tars, which have none, give all they have whatever
             `split` is.
         columns: Our column name → the manifest's, or the key in tars' JSON, where they differ.
         report_templates: Whether rows with a label but no text get a report made from the label.
         require_report: Whether a row without a report is an error.
         check_files: Whether to look for every file at once.
-        maps: Whether manifests' masks and gaze maps are read.
+        maps: Whether masks and gaze maps are read.
+        salvage: Whether of a truncated or damaged tar the samples before the damage are used.
         seed: Chooses the wording of template reports.
 
     Raises:
@@ -110,11 +136,9 @@ def open_source(
     parts = [part.strip() for part in str(spec).split("::")]
     if not all(parts):
         raise DataError(f"an empty part in {str(spec)!r}", remedy=_HOW)
-    tars = {part: find_shards(part) for part in parts if not _is_phantom(part)}
-    files = Counter[str]()
-    for part in parts:
-        if part in tars:
-            files.update(path.name for path in tars[part] or [find_manifest(Path(part))])
+    plain = {part: find_shards(part) for part in parts if not _is_phantom(part)}
+    tars = {part: find_split_shards(part, split) if found is None else found for part, found in plain.items()}
+    files = Counter(path.name for part in parts if part in tars for path in tars[part] or [find_manifest(Path(part))])
 
     told: dict[str, Any] = {"columns": columns, "report_templates": report_templates}
     told |= {"require_report": require_report, "seed": seed}
@@ -125,10 +149,11 @@ def open_source(
         shards = tars[part]
         # Two files of the same name would give the same keys: then keys begin with the whole path.
         if shards is not None:
-            if split is not None and not fallback:
+            if split is not None and not fallback and plain[part] is not None:
                 remedy = "ask for no split (--split all), and name the tars of each"
                 raise DataError(f"no split {split!r}: tars have none", where=part, remedy=remedy)
-            return ShardSource(shards, whole_paths=any(files[path.name] > 1 for path in shards), **told)
+            whole_paths = any(files[path.name] > 1 for path in shards)
+            return ShardSource(shards, whole_paths=whole_paths, maps=maps, salvage=salvage, **told)
         clash = files[find_manifest(Path(part)).name] > 1
         return ManifestSource(
             part,

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ class ManifestSource:
             name in self._columns and self._columns[name].null_count < len(self) for name in ("frame", "plane")
         )
         self._modalities = self._resolve_modalities()
-        self._window = HEADER
+        self.window = HEADER
         self._at_least: int | None = None  # pixels that an image's longest side needs, where fewer do than it has
         self._told: set[str] = set()  # rows whose boxes were left out
         self._refuse_nulls("image", "the image path is empty", "fill it in, or take the row out")
@@ -153,12 +153,22 @@ class ManifestSource:
     def shown(self, window: str) -> ManifestSource:
         """Give the same samples, DICOM and NIfTI files read under a window."""
         other = copy.copy(self)
-        other._window = window
+        other.window = window
         return other
 
     def where(self, index: int) -> str:
         """Name a sample's place for an error: `file:row`."""
-        return f"{self.path}:{self._rows[_within(index, len(self))] + 1}"
+        return f"{self.path}:{self.row(index)}"
+
+    def row(self, index: int) -> int:
+        """Give the number of a sample's row in the file, from 1."""
+        return int(self._rows[_within(index, len(self))]) + 1
+
+    def cells(self, index: int, names: Iterable[str] | None = None) -> dict[str, str | None]:
+        """Give what is written in a sample's row, by our names of the columns: all that there are, or those named."""
+        index = _within(index, len(self))
+        wanted = self._columns if names is None else [name for name in names if name in self._columns]
+        return {name: self._columns[name][index].as_py() for name in wanted}
 
     def check(self) -> None:
         """Look for every image, mask and gaze file.
@@ -184,9 +194,7 @@ class ManifestSource:
 
     def _facts(self, index: int, size: tuple[int, int] | None) -> Sample:
         """Gather a row's values; boxes become fractions of size (width, height)."""
-        index = _within(index, len(self))
-        cell = {name: column[index].as_py() for name, column in self._columns.items()}
-        row = int(self._rows[index]) + 1
+        cell, row = self.cells(index), self.row(index)
         return sample_of(
             cell,
             key=f"{self.name}:{row}",
@@ -214,13 +222,13 @@ class ManifestSource:
 
     def _reading(self, index: int) -> Reading:
         """Say what of a file is read, and how; nearly all files are pictures, with nothing to say."""
-        if self._plain and self._window == HEADER:
+        if self._plain and self.window == HEADER:
             return USUAL
         frame = parse_number(self._cell(index, "frame"), "frame", where=self.where(index))
         if frame is not None and (frame != int(frame) or frame < 0):
             what = f"frame {frame:g}; allowed: whole numbers from 0, or nothing for the middle one"
             raise DataError(what, where=self.where(index), remedy="correct or empty it")
-        return Reading(self._window, None if frame is None else int(frame), self._cell(index, "plane"))
+        return Reading(self.window, None if frame is None else int(frame), self._cell(index, "plane"))
 
     def _stated_size(self, index: int) -> tuple[int, int] | None:
         """Give the columns (width, height), if both are filled in."""

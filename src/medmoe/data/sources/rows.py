@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medmoe.data.sources.base import Source, content_of, reduced, shown
+import numpy as np
+from numpy.typing import NDArray
+
+from medmoe.data.sources.base import Source, by_shard, content_of, reduced, shards_of, shown
 from medmoe.errors import DataError
 from medmoe.types import Sample
 
@@ -48,3 +51,12 @@ class Rows:
     def shown(self, window: str) -> Rows:
         """Give the same samples, read under a window."""
         return Rows(shown(self.source, window), self.rows)
+
+    def shards(self) -> NDArray[np.int64] | None:
+        """Give the number of each sample's tar; None without any."""
+        numbers = shards_of(self.source)
+        return None if numbers is None else numbers[self.rows]
+
+    def by_shard(self) -> Rows:
+        """Give the same samples, tars read as a whole."""
+        return Rows(by_shard(self.source), self.rows)

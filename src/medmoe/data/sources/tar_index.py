@@ -29,11 +29,23 @@ SUFFIX = ".index"
 
 _LOG = logging.getLogger(__name__)
 _BLOCK = 512
+_EXTENSIONS = 1000
 _NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # key and extension, which begins at the first dot of the file's name
 _META = re.compile(r"__[^/]*__($|/)")  # WebDataset's notes to itself
 _WHOLE = "copy or download the tar again"
+_REMEDY = f"{_WHOLE}, or use the samples before that with --on-bad-sample skip"
 
 Ints = NDArray[np.int64]
+
+
+class CutError(DataError):
+    """A tar that is truncated or damaged, but good up to there.
+
+    Attributes:
+        member: The file in which it is cut, where that is known.
+    """
+
+    member: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +59,7 @@ class TarIndex:
         offset: [m] where its bytes begin in the tar.
         length: [m] how many they are.
         extensions: Extensions in lower case, without a dot.
+        cut: Why the tar ends before its end, if it does; its last sample then stands for all that is missing.
     """
 
     keys: pa.StringArray
@@ -55,6 +68,7 @@ class TarIndex:
     offset: Ints
     length: Ints
     extensions: tuple[str, ...]
+    cut: CutError | None = None
 
     def __len__(self) -> int:
         """Count the samples."""
@@ -67,10 +81,14 @@ class TarIndex:
         return {self.extensions[code]: (offset, offset + length) for code, offset, length in places}
 
 
-def open_index(path: Path) -> TarIndex:
+def open_index(path: Path, salvage: bool = False) -> TarIndex:
     """Read the index of a tar, after making it where there is none or the tar has changed since.
 
     It lies beside the tar (`NAME.tar.index`), or in `~/.cache/medmoe/shards` where that folder can't be written to.
+
+    Args:
+        path: The tar.
+        salvage: Whether what comes before a cut or a broken header is taken; see `TarIndex.cut`.
 
     Raises:
         DataError: If the tar is missing, compressed, truncated or damaged, or a file in it has a name or kind that
@@ -84,9 +102,11 @@ def open_index(path: Path) -> TarIndex:
     places = [path.with_name(path.name + SUFFIX), _cache() / _cached_name(path)]
     for place in places:
         found = _load(place, stamp)
+        if found is not None and found.cut is not None and not salvage:
+            raise found.cut
         if found is not None:
             return found
-    table = _table(path, stamp)
+    table = _table(path, stamp, salvage)
     for place in places:
         try:
             _write(table, place)
@@ -114,7 +134,7 @@ def _load(place: Path, stamp: dict[str, int]) -> TarIndex | None:
         table.validate(full=True)
         about = json.loads((table.schema.metadata or {}).get(b"medmoe", b"{}"))
         return _of(table, stamp["size"]) if stamp.items() <= about.items() else None
-    except (OSError, pa.ArrowException, ValueError, KeyError):
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return None
 
 
@@ -137,7 +157,10 @@ def _of(table: pa.Table, size: int) -> TarIndex:
         offset=offset.values.to_numpy(),
         length=length.values.to_numpy(),
         extensions=tuple(about["extensions"]),
+        cut=None if about.get("cut") is None else CutError(about["cut"][0], where=about["cut"][1], remedy=_REMEDY),
     )
+    if not all(np.array_equal(column.offsets, index.first) for column in (code, length)):
+        raise ValueError("columns of other lengths")
     ends = index.offset + index.length
     if min(index.offset.min(initial=0), index.length.min(initial=0)) < 0 or ends.max(initial=0) > size:
         raise ValueError("offsets outside the tar")
@@ -158,10 +181,30 @@ def _write(table: pa.Table, place: Path) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _table(path: Path, stamp: dict[str, int]) -> pa.Table:
-    """Go through the headers of a tar: one row a sample."""
+def _table(path: Path, stamp: dict[str, int], salvage: bool = False) -> pa.Table:
+    """Go through the headers of a tar: one row a sample, one without files for what a cut took away."""
     rows: dict[str, list[Any]] = {"key": [], "code": [], "offset": [], "length": []}
     extensions: dict[str, int] = {}
+    cut: CutError | None = None
+    try:
+        _list(path, rows, extensions)
+    except CutError as error:
+        found = _NAME.fullmatch(error.member or "")
+        if found is not None and found[1] not in rows["key"][-1:]:  # the sample before it is whole
+            rows["key"].append(found[1])
+        if not salvage or len(rows["key"]) < 2:
+            raise
+        cut = error
+        for name in ("code", "offset", "length"):
+            rows[name][len(rows["key"]) - 1 :] = [[]]  # nobody knows whether all its files are there
+    about = json.dumps({**stamp, "extensions": list(extensions), "cut": None if cut is None else [cut.what, cut.where]})
+    kinds = {"key": pa.string(), "code": pa.list_(pa.int16())}
+    kinds |= dict.fromkeys(("offset", "length"), pa.list_(pa.int64()))
+    return pa.table(rows, pa.schema(list(kinds.items()), metadata={"medmoe": about}))
+
+
+def _list(path: Path, rows: dict[str, list[Any]], extensions: dict[str, int]) -> None:
+    """Put a tar's files down, sample by sample, as far as it is whole."""
     seen: set[str] = set()
     for member in _members(path):
         found = _NAME.fullmatch(member.name)
@@ -176,15 +219,14 @@ def _table(path: Path, stamp: dict[str, int]) -> pa.Table:
             for name, values in rows.items():
                 values.append(key if name == "key" else [])
         code = extensions.setdefault(extension, len(extensions))
+        if code == _EXTENSIONS:
+            what = f"more than {_EXTENSIONS:,} kinds of files: names are cut at their first dot (sample {key!r})"
+            raise DataError(what, where=f"{path}:{member.name}", remedy="write the tar again, names without dots")
         if code in rows["code"][-1]:
             what = f"sample {key!r} has two files .{extension}"
             raise DataError(what, where=f"{path}:{member.name}", remedy="write the tar again, each file once")
         for name, value in (("code", code), ("offset", member.offset_data), ("length", member.size)):
             rows[name][-1].append(value)
-    about = json.dumps({**stamp, "extensions": list(extensions)})
-    kinds = {"key": pa.string(), "code": pa.list_(pa.int16())}
-    kinds |= dict.fromkeys(("offset", "length"), pa.list_(pa.int64()))
-    return pa.table(rows, pa.schema(list(kinds.items()), metadata={"medmoe": about}))
 
 
 def _members(path: Path) -> Iterator[tarfile.TarInfo]:
@@ -202,7 +244,9 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
                 if member.isreg() and not member.issparse():
                     _refuse_name(member.name, where)
                     if member.offset_data + member.size > size:
-                        raise DataError("this file of the tar is truncated", where=where, remedy=_WHOLE)
+                        cut = CutError("this file of the tar is truncated", where=where, remedy=_REMEDY)
+                        cut.member = member.name
+                        raise cut
                     yield member
                 elif not member.isdir():
                     what = "the tar holds a link, a device or a sparse file; allowed: files and folders"
@@ -210,11 +254,11 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
                 tar.members.clear()  # type: ignore[attr-defined]  # else all of them are kept
                 last = member.name
             _refuse_rest(file, tar.offset, f"{path}: after {last}")
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError, IndexError, KeyError) as error:
         if _compressed(path):
             raise DataError("the tar is compressed", where=str(path), remedy="unpack it once, with gunzip") from error
         what = f"the tar is truncated or damaged after {last} ({error})"
-        raise DataError(what, where=str(path), remedy=_WHOLE) from error
+        raise CutError(what, where=str(path), remedy=_REMEDY) from error
     except OSError as error:
         raise DataError(
             f"the tar can't be read ({error.strerror})", where=str(path), remedy="check the file"
@@ -222,6 +266,9 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def _refuse_name(name: str, where: str) -> None:
+    if not name.isprintable() or any("\ud800" <= letter <= "\udfff" for letter in name):
+        what = "a name with bytes that are no UTF-8 text, or that can't be printed"
+        raise DataError(what, where=where.encode("utf-8", "replace").decode(), remedy="write the tar again in UTF-8")
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
         what = "a name that leads out of the tar; allowed: relative ones without '..'"
@@ -235,7 +282,7 @@ def _refuse_rest(file: BinaryIO, offset: int, where: str) -> None:
     if len(block) == _BLOCK and not any(block):
         return
     what = "the tar ends without its end mark" if not block else "the tar has a broken header"
-    raise DataError(what, where=where, remedy=_WHOLE)
+    raise CutError(what, where=where, remedy=_REMEDY)
 
 
 def _compressed(path: Path) -> bool:

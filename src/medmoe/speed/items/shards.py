@@ -10,7 +10,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from medmoe.data.sources.phantom import PhantomSource
 from medmoe.data.sources.shards import ShardSource
 from medmoe.data.sources.tar_index import open_index
 from medmoe.speed.item import Call, Item, Size, Target, Way
@@ -18,18 +20,35 @@ from medmoe.speed.items.scratch import scratch
 from medmoe.speed.plain.tars import read_by_name, read_known, read_through
 
 _COUNT, _BYTES = 2000, 30_000
+_PICTURES = 500
 
 
 @lru_cache(maxsize=2)
 def shard(*, small: bool) -> Path:
     """Write a tar of samples: 30 KB in place of an image, a report, and facts."""
     count, size = (20, 500) if small else (_COUNT, _BYTES)
-    path, rng = scratch() / f"shard-{count}.tar", np.random.default_rng(0)
+    rng = np.random.default_rng(0)
+    return _write(scratch() / f"shard-{count}.tar", [rng.bytes(size) for _ in range(count)])
+
+
+@lru_cache(maxsize=2)
+def pictures(*, small: bool) -> Path:
+    """Write a tar of colour phantoms as JPEG of 224², a report, and facts."""
+    count = 8 if small else _PICTURES
+    source = PhantomSource(4 if small else 40, size=64 if small else 224, modalities=("pathology", "fundus"))
+    files = []
+    for index in range(min(len(source), count)):
+        file = io.BytesIO()
+        Image.fromarray(source[index].image).save(file, "JPEG", quality=90)
+        files.append(file.getvalue())
+    return _write(scratch() / f"pictures-{count}.tar", [files[number % len(files)] for number in range(count)])
+
+
+def _write(path: Path, images: Sequence[bytes]) -> Path:
     with tarfile.open(path, "w") as tar:
-        for number in range(count):
+        for number, image in enumerate(images):
             facts = b'{"modality": "ct", "patient_id": "p%d"}' % number
-            files = {"jpg": rng.bytes(size), "txt": b"Report %d." % number, "json": facts}
-            for extension, data in files.items():
+            for extension, data in {"jpg": image, "txt": b"Report %d." % number, "json": facts}.items():
                 info = tarfile.TarInfo(f"{number:06}.{extension}")
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
@@ -63,6 +82,20 @@ def _read_webdataset(path: Path) -> int:
         for sample in webdataset.WebDataset(str(path), shardshuffle=False):
             total += sum(len(data) for name, data in sample.items() if not name.startswith("__"))
     return total
+
+
+def _decode_webdataset(path: Path) -> int:
+    import webdataset
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        decoded = webdataset.WebDataset(str(path), shardshuffle=False).decode("rgb8")
+        return sum(sample["jpg"].size + len(sample["txt"]) + len(sample["json"]) for sample in decoded)
+
+
+def _decode(source: ShardSource) -> int:
+    samples = (source[index] for index in range(len(source)))
+    return sum(sample.image.size + len(sample.report or "") for sample in samples)
 
 
 def _places(path: Path) -> list[tuple[int, int]]:
@@ -110,6 +143,16 @@ def _beside_webdataset(size: Size) -> Mapping[str, Way]:
     return {"ours": lambda: _in_turn(path), "webdataset": lambda: partial(_read_webdataset, path)}
 
 
+def _decoded(size: Size) -> Mapping[str, Way]:
+    path = pictures(small=size.small)
+    return {
+        "ours": lambda: _in_turn(path),
+        "webdataset": lambda: partial(_read_webdataset, path),
+        "ours, decoded": lambda: partial(_decode, ShardSource([path])),
+        "webdataset, decoded": lambda: partial(_decode_webdataset, path),
+    }
+
+
 _ABOUT = f"{_COUNT} samples of three files, together {_BYTES // 1000} KB, in one tar, as bytes, nothing decoded"
 
 ITEMS = (
@@ -137,6 +180,19 @@ ITEMS = (
         ways=_beside_webdataset,
         targets=[Target("rate", 0.9, at_most=False, over="webdataset")],
         unit=("samples", _COUNT),
+        needs=("webdataset",),
+        devices=("cpu",),
+    ),
+    Item(
+        name="shards-decoded",
+        about=f"{_PICTURES} JPEGs of 224² in colour, each with a report and facts, in one tar, from first to last: "
+        "ours and webdataset, as bytes, and decoded to arrays, text and facts",
+        ways=_decoded,
+        targets=[
+            Target("rate", 0.9, at_most=False, over="webdataset"),
+            Target("rate", 1, at_most=False, way="ours, decoded", over="webdataset, decoded"),
+        ],
+        unit=("samples", _PICTURES),
         needs=("webdataset",),
         devices=("cpu",),
     ),
