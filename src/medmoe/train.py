@@ -113,10 +113,8 @@ def fit(
             told = f"stopped at step {state.step}, saved in {run.path}; go on with --resume latest"
             raise Interrupted(told, 128 + (asked.number or 2)) from None
         finally:
-            course.tracking.finish(finished=state.step == config.train.steps)
+            course.close()
             loader.close()
-            if state.text is not None:
-                state.text.store.close()
         return course.end()
 
 
@@ -176,6 +174,12 @@ class Course:
         self.state.guard.read()
         if self.first and not self.state.guard.in_a_row:
             self.saver.save(snapshot(self.state, self.config))
+
+    def close(self) -> None:
+        """Let go of what was open, and tell the trackers."""
+        self.tracking.finish(finished=self.state.step == self.config.train.steps)
+        if self.state.text is not None:
+            self.state.text.store.close()
 
     def end(self) -> MedVLM:
         """Wait until all is written, and give the model to use, once it is saved.
