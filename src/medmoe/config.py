@@ -243,6 +243,7 @@ class TrainConfig(Config):
             run.
         stall_seconds: Seconds after which a batch that doesn't come, or a process that doesn't, ends the run.
         seed: Of weights, data order and augmentation.
+        track: Other programs that are shown the metrics, rows of `medmoe.trackers.TRACKERS`.
     """
 
     steps: int = Field(1000, ge=1)
@@ -271,6 +272,7 @@ class TrainConfig(Config):
     bad_steps: int = Field(10, ge=0)
     stall_seconds: float = Field(1800, gt=0)
     seed: int = 0
+    track: tuple[str, ...] = ()
 
 
 class RunConfig(Config):

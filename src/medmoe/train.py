@@ -19,6 +19,7 @@ from medmoe.data.loader import Loader
 from medmoe.data.sources.base import Source
 from medmoe.distributed import any_of, current, sum_gradients
 from medmoe.encoders.pretrained import training
+from medmoe.measures import of_step
 from medmoe.model import MedVLM
 from medmoe.objectives.routing import routing_statistics
 from medmoe.optim import set_lr, warmup_cosine
@@ -40,6 +41,7 @@ from medmoe.state import (
     way_of,
 )
 from medmoe.step import autocast, eager
+from medmoe.tracking import Tracking
 from medmoe.types import Batch, Loss, Output
 
 Watch = Callable[[dict[str, Any]], None]
@@ -111,9 +113,8 @@ def fit(
             told = f"stopped at step {state.step}, saved in {run.path}; go on with --resume latest"
             raise Interrupted(told, 128 + (asked.number or 2)) from None
         finally:
+            course.close()
             loader.close()
-            if state.text is not None:
-                state.text.store.close()
         return course.end()
 
 
@@ -132,8 +133,9 @@ class Course:
     def __init__(
         self, state: State, config: RunConfig, run: RunFolder, device: str, val: Source | None, watch: Watch
     ) -> None:
-        self.state, self.config, self.run, self.device, self.watch = state, config, run, device, watch
+        self.state, self.config, self.run, self.device = state, config, run, device
         self.first, self.judged = current().first, val is not None
+        self.tracking = Tracking(config.train.track if self.first else (), run, since=state.step, then=watch)
         own = None if val is None else share_of(val, config.data.batch_size, current())
         quarantine = run.quarantine
         self.val = None if own is None else build_loader(own, state.model, config, train=False, quarantine=quarantine)
@@ -153,7 +155,7 @@ class Course:
             UserError: If a checkpoint couldn't be written meanwhile.
         """
         if self.first:
-            self.watch(self.run.log(row))
+            self.tracking(self.run.log(row))
         self.saver.check()
 
     def validate_and_save(self) -> None:
@@ -172,6 +174,12 @@ class Course:
         self.state.guard.read()
         if self.first and not self.state.guard.in_a_row:
             self.saver.save(snapshot(self.state, self.config))
+
+    def close(self) -> None:
+        """Let go of what was open, and tell the trackers."""
+        self.tracking.finish(finished=self.state.step == self.config.train.steps)
+        if self.state.text is not None:
+            self.state.text.store.close()
 
     def end(self) -> MedVLM:
         """Wait until all is written, and give the model to use, once it is saved.
@@ -274,6 +282,7 @@ def train_row(
         "skipped": meter.loader.skipped,
         **({"bad_steps": skipped} if skipped else {}),
         **({} if state.text is None else state.text.read()),
+        **of_step(state.model, output, loss.modality, norm, settings.clip),
         **meter.read(),
     }
 

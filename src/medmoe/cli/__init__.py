@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from medmoe.cli import ablate, bench, embed, evaluate, export, holdout, index, models, report, train
+from medmoe.cli import ablate, bench, embed, evaluate, export, holdout, index, models, report, runs, train
 from medmoe.cli.common import escape
 from medmoe.cli.data import data_app
 from medmoe.errors import UserError
@@ -29,6 +29,7 @@ app.command()(ablate.ablate)
 app.command()(holdout.holdout)
 app.command()(bench.bench)
 app.command()(report.report)
+app.command()(runs.runs)
 app.command()(models.models)
 app.command()(models.config)
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from medmoe.model import MedVLM
     from medmoe.rundir import RunFolder
 
+Track = Annotated[
+    str | None, typer.Option(help="tensorboard, wandb, mlflow: show the metrics there too; several joined with commas.")
+]
+
 
 def train(
     recipe: Annotated[str, typer.Argument(help="tiny, medmoe or no_experts; see `medmoe config`.")],
@@ -45,6 +49,7 @@ def train(
     workers: Annotated[int | None, typer.Option(help="Loader processes.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, data order and augmentation.")] = None,
     on_bad_sample: Annotated[str | None, typer.Option(help="raise, or skip into the run's quarantine.")] = None,
+    track: Track = None,
     allow_changes: Annotated[
         bool, typer.Option("--allow-changes", help="Go on though the recipe or the data are others than the run's.")
     ] = False,
@@ -55,6 +60,7 @@ def train(
     """Train a recipe on images and their reports; `torchrun -m medmoe train …` does so in several processes."""
     from medmoe.distributed import joined
     from medmoe.rundir import RunFolder, command_line
+    from medmoe.trackers import trackers
 
     flags = {
         "data.batch_size": batch_size,
@@ -66,20 +72,21 @@ def train(
         "data.workers": workers,
         "train.seed": seed,
         "data.on_bad_sample": on_bad_sample,
+        "train.track": None if track is None else track.replace(" ", "").split(","),
         "data.upsampling": _factors(train_data_upsampling_factors),
     }
     config, parts = recipe_of(recipe, [*_given(flags, column), *settings], init=init)
     if resume not in (None, "latest"):
         raise ConfigError(f"got {resume!r}, allowed: latest", where="--resume")
+    trackers(config.train.track)  # says what is missing before anything is read or written
     columns, skip_bad = config.data.columns, config.data.on_bad_sample == "skip"
     with joined(check_device(device), timeout=config.train.stall_seconds) as world:
         train = open_data(train_data, train_split, columns, usual="train", skip_bad=skip_bad)
         val = open_data(val_data, val_split, columns, usual="val", skip_bad=skip_bad) if val_data else None
         about = {"command": command_line(), "train_data": train_data, "val_data": val_data, "processes": world.size}
         run = RunFolder(out, resume=resume == "latest", about=about, writes=world.first)
-        text = config.model.text
-        if world.first and text.name == "hf" and text.frozen and not parts and not (out / "checkpoints").is_dir():
-            say("warning: the text encoder is frozen with random weights; start it from --init text=FOLDER")
+        if world.first:
+            _warn_of_random_text(config, parts, out)
         model = _fit(config, train, val, run, parts, world.device(device), allow_changes)
         if world.first:
             _tell_result(run, model, val)
@@ -123,6 +130,13 @@ def _factors(text: str | None) -> list[float] | None:
     except ValueError:
         where = "--train-data-upsampling-factors"
         raise ConfigError(f"got {text!r}, allowed: numbers such as 1::2.5", where=where) from None
+
+
+def _warn_of_random_text(config: RunConfig, parts: dict[str, str], out: Path) -> None:
+    """Say where a frozen text encoder would stay random."""
+    text = config.model.text
+    if text.name == "hf" and text.frozen and not parts and not (out / "checkpoints").is_dir():
+        say("warning: the text encoder is frozen with random weights; start it from --init text=FOLDER")
 
 
 def _tell_result(run: RunFolder, model: MedVLM, val: Source | None) -> None:
