@@ -338,6 +338,14 @@ def test_dates_in_a_parquet_list_are_read_as_text(tmp_path):
     assert read_all(tmp_path / "m.parquet")["days"].to_pylist() == ['["2020-01-02 00:00:00"]']
 
 
+def test_text_in_a_parquet_file_that_is_not_utf_8_is_refused_when_it_is_opened(tmp_path):
+    bad = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xff\xfe"))
+    pq.write_table(pa.table({"image": ["a.png"], "text": bad}), tmp_path / "m.parquet")
+    for read in (ManifestSource, read_all):
+        with pytest.raises(DataError, match=r"m\.parquet: the manifest can't be read as parquet .*UTF8"):
+            read(tmp_path / "m.parquet")
+
+
 def test_other_columns_of_one_name_are_all_kept(tmp_path):
     path = tmp_path / "m.csv"
     path.write_text("image,note,note\na.png,one,two\n", encoding="utf-8")
@@ -383,6 +391,18 @@ def test_a_cut_volume_is_refused(tmp_path):
     path = tmp_path / "a.nii"
     path.write_bytes(struct.pack("<i", 348) + bytes(96))
     with pytest.raises(DataError, match=r"a\.nii: the NIfTI volume can't be read"):
+        read_image(path)
+
+
+def test_a_decoder_that_panics_on_a_run_too_long_does_not_end_the_process(tmp_path):
+    pytest.importorskip("rle")
+    from fuzzing.dicom_files import image, item
+
+    runs = struct.pack("<16I", 2, 64, 66, *[0] * 13) + b"\x81\x07" * 4  # the second segment is longer than the image
+    pixels = b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff" + item(b"") + item(runs) + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    path = tmp_path / "a.dcm"
+    path.write_bytes(image(8, 8, b"", "1.2.840.10008.1.2.5", bits=16, packed=True) + pixels)
+    with pytest.raises(DataError, match=r"a\.dcm: the pixels, of transfer syntax RLE Lossless .* can't be decoded"):
         read_image(path)
 
 

@@ -87,7 +87,9 @@ def judge(names: tuple[str, ...], reading: Reading) -> tuple[str, str]:
             result = "error without the file's name"
         elif len(detail) > _LONGEST or not detail.isprintable():
             result, detail = "error that isn't one line", repr(detail[:300])
-    except Exception as error:  # the very thing that is looked for
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the very thing that is looked for
         result, detail = f"{type(error).__name__} escapes", _place(error)
     finally:
         logging.getLogger().removeHandler(noise)
@@ -108,7 +110,7 @@ class _Noise(logging.Handler):
         self.lines += 1
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """Tell an error and the last lines of ours and of others that it went through."""
     import traceback
 

@@ -70,13 +70,13 @@ def test_a_changed_picture_is_near_and_alike(pictures: list[np.ndarray], change:
     near = differing(perceptual_hash(small), perceptual_hash(changed))
     numbers = np.arange(len(pictures))
     alike = Comparison(np.concatenate([small, changed])).likeness(numbers, numbers + len(pictures)).correlation
-    assert np.mean((near <= 88) & (alike >= 0.8)) >= 0.9
+    assert np.mean((near <= 88) & (alike >= 0.86)) >= 0.9
 
 
 def test_other_patients_pictures_are_not_alike(pictures: list[np.ndarray]):
     small = np.stack([thumbnail(image) for image in pictures])
     one, other = np.triu_indices(len(small), 1)
-    assert (Comparison(small).likeness(one, other).correlation < 0.8).mean() > 0.97
+    assert (Comparison(small).likeness(one, other).correlation < 0.86).mean() > 0.97
 
 
 def test_likeness_says_how_to_turn_the_second_picture(pictures: list[np.ndarray]):

@@ -26,7 +26,7 @@ def audit(
         bool, typer.Option("--within", help="List pairs within a split too, for `medmoe data split --joined`.")
     ] = False,
     distance: Annotated[int, typer.Option(help="Bits of 256 that hashes may differ in, to be looked at.")] = 88,
-    likeness: Annotated[float, typer.Option(help="From which two images show the same picture, up to 1.")] = 0.8,
+    likeness: Annotated[float, typer.Option(help="From which two images show the same picture, up to 1.")] = 0.86,
     overlap: Annotated[float, typer.Option(help="Shared part of two reports, from which they are one.")] = 0.8,
     cache: Annotated[
         Path | None,

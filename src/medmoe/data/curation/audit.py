@@ -31,7 +31,7 @@ KINDS = {
     "near-duplicate image": "near_duplicate_images",
     "near-duplicate report": "near_duplicate_reports",
 }
-DISTANCE, LIKENESS, OVERLAP = 88, 0.8, 0.8
+DISTANCE, LIKENESS, OVERLAP = 88, 0.86, 0.8
 TEST = "test"
 _PAIRS = 1 << 15  # candidates that are looked at at once
 

@@ -122,8 +122,10 @@ def decoded(header: Any, *, where: str, raw: bool = False, frame: int | None = N
     from medmoe.data.dicom.stored import decode_frame, layout
 
     try:
-        if raw or not header.file_meta.TransferSyntaxUID.is_encapsulated:
-            return np.asarray(pixel_array(header, index=frame, raw=raw))
+        if raw:  # of RLE, by the decoder that doesn't panic
+            return np.asarray(pixel_array(header, index=frame, raw=True, decoding_plugin="pydicom"))
+        if not header.file_meta.TransferSyntaxUID.is_encapsulated:
+            return np.asarray(pixel_array(header, index=frame))
         shape = layout(header, where)
         frames = [
             decode_frame(header, shape, each, where) for each in (range(shape.frames) if frame is None else [frame])

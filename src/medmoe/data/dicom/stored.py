@@ -177,6 +177,10 @@ def decode_frame(header: Any, shape: Layout, frame: int, where: str) -> NDArray[
             return np.asarray(pixel_array(header, decoding_plugin=plugin, **options))
         except (RuntimeError, ValueError, NotImplementedError, OSError, SyntaxError, AttributeError, KeyError) as error:
             reasons.append(error)
+        except BaseException as error:  # a panic of a decoder written in Rust is no Exception
+            if type(error).__name__ != "PanicException":
+                raise
+            reasons.append(RuntimeError(f"{plugin} ended on it"))
     if name in _BY_GDCM:
         return _by_gdcm(code, shape, name)
     raise reasons[0] if reasons else RuntimeError(f"no decoder of {name}")

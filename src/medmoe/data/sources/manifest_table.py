@@ -118,6 +118,7 @@ def _parquet(path: Path, columns: Mapping[str, str], others: bool) -> pa.Table:
     # Others of one name can't be told apart there.
     pairs = {ours: theirs for ours, theirs in pairs.items() if present.count(theirs) == 1}
     table = pa.parquet.read_table(path, columns=list(dict.fromkeys(pairs.values())))
+    table.validate(full=True)  # text that isn't UTF-8 would be told by whoever reads the cell
     return pa.table({ours: clean(table[theirs]) for ours, theirs in pairs.items()})
 
 
