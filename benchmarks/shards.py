@@ -29,6 +29,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,7 @@ def loader_of(source: Source, asked: dict[str, Any], start: int) -> Loader:
 
 def stream(asked: dict[str, Any]) -> None:
     """Read to the last step, from the last note of how far an earlier process came: a line for each sample."""
+    warnings.filterwarnings("ignore", message=".*worker processes")  # more of them than the machine has cores
     log, note = Path(asked["log"]), Path(asked["note"])
     step, size = json.loads(note.read_text()) if note.exists() else (0, 0)
     with log.open("ab") as file:

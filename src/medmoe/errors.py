@@ -9,9 +9,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 2000  # characters of an error; a cell of a table, or what is in a file, may be of any length
+_LISTED, _NAME = 100, 60  # names that are listed in full, and characters of each
+
 
 class UserError(Exception):
-    """A mistake in the input, told in one line: `where: what; remedy`.
+    r"""A mistake in the input, told in one line: `where: what; remedy`.
+
+    What comes from a file is shown as what it is: line ends, control characters and halves of characters are written
+    out (`\n`, `\x1b`), and the middle of what is very long is left out.
 
     Args:
         what: What was got and what is allowed.
@@ -22,7 +28,7 @@ class UserError(Exception):
     def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
         self.what, self.where, self.remedy = what, where, remedy
         head = f"{where}: {what}" if where else what
-        super().__init__(f"{head}; {remedy}" if remedy else head)
+        super().__init__(_one_line(f"{head}; {remedy}" if remedy else head))
 
 
 class DataError(UserError):
@@ -48,6 +54,23 @@ def unknown(kind: str, got: str, allowed: Iterable[str]) -> str:
     "unknown router 'imge' (did you mean 'image'?); allowed: image, text"
     """
     names = sorted(allowed)
-    near = difflib.get_close_matches(got, names, n=1)
+    # Looking for the nearest takes time with the product of lengths: names out of a file may be many and long.
+    short = [name for name in names[:1000] if len(name) <= _NAME]
+    near = difflib.get_close_matches(got, short, n=1) if len(got) <= _NAME else []
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"unknown {kind} {got!r}{hint}; allowed: {', '.join(names)}"
+    listed = ", ".join(_cut(name, _NAME) for name in names[:_LISTED])
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    return f"unknown {kind} {_cut(got, _NAME)!r}{hint}; allowed: {listed}{more}"
+
+
+def _one_line(text: str) -> str:
+    """Write out what can't be printed, and leave out the middle of what is too long."""
+    text = _cut(text, _LONGEST)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
+def _cut(text: str, longest: int) -> str:
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[:half]} … {text[-half:]}"

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_dicom import VALUES
-from test_dicom import write as write_dicom
 
+from dicom_files import VALUES
+from dicom_files import write as write_dicom
 from medmoe.data import images
 from medmoe.data.crops import RandomCrop
 from medmoe.data.loader import Loader

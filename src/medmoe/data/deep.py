@@ -61,7 +61,9 @@ def read_deep_colour(reopen: Callable[[], Image.Image], *, where: str) -> NDArra
     first = _NATIVE if depth == "N" else depth
     high = _load(image, f"{stored};16{first}")
     low = _load(reopen(), f"{stored};16{_OPPOSITE[first]}")
-    pixels = (high.astype(np.uint16) << 8 | low).astype(np.uint16)
+    pixels = high.astype(np.uint16)
+    pixels <<= 8
+    pixels |= low
     return _on_black(pixels) if kind == "RGBA" else np.ascontiguousarray(pixels[..., :3])
 
 
@@ -94,6 +96,8 @@ def _tags(image: Image.Image) -> Any:
 
 def _on_black(pixels: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """Lay [H, W, 4] on black."""
-    opacity = pixels[..., 3:].astype(np.float64) / 65535.0
-    laid: NDArray[np.uint16] = np.rint(pixels[..., :3] * opacity).astype(np.uint16)
-    return laid
+    laid = pixels[..., :3].astype(np.uint32)
+    laid *= pixels[..., 3:]
+    laid += 32767  # to the nearest; the largest of all still fits
+    laid //= 65535
+    return laid.astype(np.uint16)

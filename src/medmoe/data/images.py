@@ -20,8 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from medmoe.data.deep import is_deep_colour, read_deep_colour
-from medmoe.data.dicom import dicom_size, is_dicom, read_dicom
+from medmoe.data.dicom import dicom_size, is_dicom, read_dicom, read_dicom_values
 from medmoe.data.jpeg import read_jpeg
+from medmoe.data.levels import MAX_PIXELS as MAX_PIXELS
+from medmoe.data.levels import stretch as stretch
+from medmoe.data.limits import BombError, open_file, refuse_bomb, refuse_scans
+from medmoe.data.nifti import is_nifti, nifti_size, read_nifti, read_nifti_values
 from medmoe.data.reading import USUAL, Reading
 from medmoe.errors import DataError
 
@@ -29,9 +33,6 @@ Pixels = NDArray[Any]
 
 # Formats that hold pixels and nothing to execute (Pillow would run Ghostscript on an EPS file).
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "DIB", "GIF", "WEBP", "PPM", "JPEG2000")
-
-# More pixels than Pillow itself accepts in one image: a decompression bomb or a whole slide.
-MAX_PIXELS = 178_956_970
 
 _WIDTH_TAG, _HEIGHT_TAG, _ORIENTATION_TAG = 256, 257, 274
 _SIDEWAYS = (5, 6, 7, 8)
@@ -45,8 +46,8 @@ _UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     8: lambda a: a.swapaxes(0, 1)[::-1],
 }
 _DAMAGE = (
-    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, RuntimeError,
-    struct.error, zlib.error, Image.DecompressionBombError,
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, ArithmeticError, RuntimeError,
+    AttributeError, AssertionError, struct.error, zlib.error,
 )  # fmt: skip
 
 
@@ -58,10 +59,10 @@ def read_image(path: str | Path, *, at_least: int | None = None, reading: Readin
     """Read an image file: upright, without alpha, grey where it is grey.
 
     Args:
-        path: JPEG, PNG, TIFF (first page), BMP, GIF, WebP, PPM, JPEG 2000 or DICOM file.
+        path: JPEG, PNG, TIFF (first page), BMP, GIF, WebP, PPM, JPEG 2000, DICOM or NIfTI (.nii, .nii.gz) file.
         at_least: Pixels that the longest side needs. A JPEG that has twice as many or more is then read at 1/2, 1/4 or
             1/8 of its size, which is faster and a little off: for training only.
-        reading: What of a DICOM file is read, and how it is windowed.
+        reading: What of a DICOM or NIfTI file is read, and how it is windowed.
 
     Returns:
         [H, W] grey or [H, W, 3] RGB; uint8 where the file has at most 8 bits, else float32 in [0, 1].
@@ -70,10 +71,10 @@ def read_image(path: str | Path, *, at_least: int | None = None, reading: Readin
         DataError: If the file is missing, damaged, too large, of another kind, or has NaN or infinite pixels.
     """
     path = Path(path)
-    with _reading(str(path)), path.open("rb") as file:
+    with _reading(str(path)), open_file(path) as file:
         # A JPEG's decoder wants all of it at once; reading it in pieces first, for the header, would only cost calls.
         whole = path.suffix.lower() in (".jpg", ".jpeg")
-        return _read(io.BytesIO(file.read()) if whole else file, path.suffix, str(path), at_least, reading)
+        return _read(io.BytesIO(file.read()) if whole else file, path.name, str(path), at_least, reading)
 
 
 def read_image_bytes(
@@ -92,11 +93,13 @@ def read_image_bytes(
         DataError: As `read_image`.
     """
     with _reading(where):
-        return _read(io.BytesIO(data), Path(name).suffix, where, at_least, reading)
+        return _read(io.BytesIO(data), name, where, at_least, reading)
 
 
-def _read(file: BinaryIO, suffix: str, where: str, at_least: int | None, reading: Reading) -> Pixels:
-    if is_dicom(file, suffix):
+def _read(file: BinaryIO, name: str, where: str, at_least: int | None, reading: Reading) -> Pixels:
+    if is_nifti(name):
+        return flatten_grey(read_nifti(file, where=where, reading=reading))
+    if is_dicom(file, Path(name).suffix):
         return flatten_grey(read_dicom(file, where=where, reading=reading))
     return stretch(decode(file, where=where, at_least=at_least), where=where)
 
@@ -107,6 +110,8 @@ def decode(file: BinaryIO, *, where: str, at_least: int | None = None) -> Pixels
     deep = is_deep_colour(image)
     # Pillow turns a TIFF upright by itself when it loads it.
     orientation = 1 if image.format == "TIFF" else _orientation(image)
+    if image.format == "JPEG":
+        refuse_scans(image, file)
     pixels: Pixels | None = read_jpeg(image, file, at_least=at_least)
     if pixels is None:
         pixels = read_deep_colour(lambda: _open(file), where=where) if deep else _values(image)
@@ -128,32 +133,6 @@ def from_pillow(image: Image.Image, *, where: str = "image") -> Pixels:
         return stretch(flatten_grey(_upright(_values(image), orientation)), where=where)
 
 
-def stretch(pixels: Pixels, *, where: str | Path | None = None) -> Pixels:
-    """Bring values deeper than 8 bits to float32 in [0, 1] by their own minimum and maximum.
-
-    Args:
-        pixels: [H, W] or [H, W, 3]; the channels of a colour image are stretched together. uint8 is left as it is.
-        where: The file, for the error.
-
-    Raises:
-        DataError: If a value is NaN or infinite.
-    """
-    if pixels.dtype == np.uint8:
-        return pixels
-    low, high = float(pixels.min()), float(pixels.max())  # NaN passes through both
-    if not np.isfinite((low, high)).all():
-        raise DataError(
-            "the image has NaN or infinite pixels", where=str(where) if where else None, remedy="export it again"
-        )
-    if high <= low:
-        return np.zeros(pixels.shape, np.float32)
-    # 32-bit and wider values need float64 for the subtraction, 16-bit ones don't.
-    exact = pixels.astype(np.float64 if pixels.itemsize > 2 else np.float32)
-    np.subtract(exact, low, out=exact)
-    np.divide(exact, high - low, out=exact)
-    return exact.astype(np.float32, copy=False)
-
-
 def flatten_grey(pixels: Pixels) -> Pixels:
     """Give [H, W] for an RGB image whose three channels are equal, else the image itself."""
     if pixels.ndim == 2:
@@ -166,29 +145,35 @@ def flatten_grey(pixels: Pixels) -> Pixels:
     return np.ascontiguousarray(pixels[..., 0])
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
+def image_size(path: str | Path, *, reading: Reading = USUAL) -> tuple[int, int]:
     """Read the (width, height) of an image as `read_image` would return it, from the header alone.
+
+    Args:
+        path: As for `read_image`.
+        reading: The plane of a volume.
 
     Raises:
         DataError: If the file is missing or isn't an image.
     """
     path = Path(path)
-    with _reading(str(path)), path.open("rb") as file:
-        return _size(file, path.suffix, str(path))
+    with _reading(str(path)), open_file(path) as file:
+        return _size(file, path.name, str(path), reading)
 
 
-def image_size_bytes(data: bytes | memoryview, *, name: str, where: str) -> tuple[int, int]:
-    """Read (width, height) from the bytes of an image file; `name` and `where` as for `read_image_bytes`.
+def image_size_bytes(data: bytes | memoryview, *, name: str, where: str, reading: Reading = USUAL) -> tuple[int, int]:
+    """Read (width, height) from the bytes of an image file; arguments as for `read_image_bytes`.
 
     Raises:
         DataError: If it isn't an image.
     """
     with _reading(where):
-        return _size(io.BytesIO(data), Path(name).suffix, where)
+        return _size(io.BytesIO(data), name, where, reading)
 
 
-def _size(file: BinaryIO, suffix: str, where: str) -> tuple[int, int]:
-    if is_dicom(file, suffix):
+def _size(file: BinaryIO, name: str, where: str, reading: Reading) -> tuple[int, int]:
+    if is_nifti(name):
+        return nifti_size(file, where=where, reading=reading)
+    if is_dicom(file, Path(name).suffix):
         return dicom_size(file, where=where)
     image = _open(file)
     width, height = image.size
@@ -199,25 +184,34 @@ def _size(file: BinaryIO, suffix: str, where: str) -> tuple[int, int]:
     return (height, width) if may_turn and _orientation(image) in _SIDEWAYS else (width, height)
 
 
-def read_mask(path: str | Path) -> NDArray[np.bool_]:
+def read_mask(path: str | Path, *, reading: Reading = USUAL) -> NDArray[np.bool_]:
     """Read a mask: [H, W] bool, True wherever any channel is above zero.
+
+    Args:
+        path: An image, or a label map: a slice of a NIfTI volume, a frame of a DICOM segmentation.
+        reading: The slice or frame, which should be that of the image.
 
     Raises:
         DataError: As `read_image`.
     """
     path = Path(path)
-    with _reading(str(path)), path.open("rb") as file:
-        return _mask(file, str(path))
+    with _reading(str(path)), open_file(path) as file:
+        return _mask(file, path.name, str(path), reading)
 
 
-def read_mask_bytes(data: bytes, *, where: str) -> NDArray[np.bool_]:
-    """Read a mask from the bytes of its file, as `read_mask` would have read that file."""
+def read_mask_bytes(data: bytes, *, where: str, reading: Reading = USUAL) -> NDArray[np.bool_]:
+    """Read a mask from the bytes of its file, as `read_mask` would have read that file; `where` ends with its name."""
     with _reading(where):
-        return _mask(io.BytesIO(data), where)
+        return _mask(io.BytesIO(data), where, where, reading)
 
 
-def _mask(file: BinaryIO, where: str) -> NDArray[np.bool_]:
-    values = decode(file, where=where)
+def _mask(file: BinaryIO, name: str, where: str, reading: Reading) -> NDArray[np.bool_]:
+    if is_nifti(name):
+        values = read_nifti_values(file, where=where, reading=reading)
+    elif is_dicom(file, Path(name).suffix):
+        values = read_dicom_values(file, where=where, frame=reading.frame)
+    else:
+        values = decode(file, where=where)
     return np.asarray((values if values.ndim == 2 else values.max(-1)) > 0)
 
 
@@ -230,7 +224,7 @@ def read_gaze(path: str | Path) -> NDArray[np.float32]:
         DataError: As `read_image`, or if a value is negative.
     """
     path = Path(path)
-    with _reading(str(path)), path.open("rb") as file:
+    with _reading(str(path)), open_file(path) as file:
         return _gaze(file, str(path))
 
 
@@ -246,7 +240,8 @@ def _gaze(file: BinaryIO, where: str) -> NDArray[np.float32]:
     top = 255.0 if values.dtype == np.uint8 else float(values.max())
     if not np.isfinite(top) or values.min() < 0:
         raise DataError("a gaze map must be finite and not negative", where=where, remedy="export it again")
-    return (values / (top or 1.0)).astype(np.float32)
+    shown = np.empty(values.shape, np.float32)  # divided as float64, but never held as such
+    return np.divide(values, top or 1.0, out=shown, dtype=np.float64, casting="unsafe")
 
 
 @contextmanager
@@ -263,12 +258,15 @@ def _reading(where: str) -> Iterator[None]:
     except PermissionError as error:
         raise DataError("the image may not be read", where=where, remedy="check its permissions") from error
     except UnidentifiedImageError as error:
-        allowed = "JPEG, PNG, TIFF, BMP, GIF, WebP, PPM, JPEG 2000 or DICOM"
+        allowed = "JPEG, PNG, TIFF, BMP, GIF, WebP, PPM, JPEG 2000, DICOM or NIfTI"
         empty = isinstance(error, _EmptyFileError)
         what = "the file is empty" if empty else f"not a readable image; allowed: {allowed}"
         raise DataError(what, where=where, remedy="convert it, or take the row out") from error
     except Image.DecompressionBombError as error:
-        what = f"the image claims more than {MAX_PIXELS:,} pixels"
+        what = str(error) if isinstance(error, BombError) else f"the image claims more than {MAX_PIXELS:,} pixels"
+        raise DataError(what, where=where, remedy="cut it into tiles or shrink it first") from error
+    except MemoryError as error:
+        what = "the image takes more memory to read than there is"
         raise DataError(what, where=where, remedy="cut it into tiles or shrink it first") from error
     except _DAMAGE as error:
         what = f"the image is truncated or damaged ({str(error).splitlines()[0] if str(error) else error!r})"
@@ -286,8 +284,7 @@ def _open(file: BinaryIO) -> Image.Image:
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
         raise _EmptyFileError if file.seek(0, io.SEEK_END) == 0 else error from None
-    if image.width * image.height > MAX_PIXELS:
-        raise Image.DecompressionBombError
+    refuse_bomb(image)
     return image
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medmoe.data.reading import HEADER
+from medmoe.data.windows import check_window
 from medmoe.errors import ConfigError, DataError, unknown
 from medmoe.types import Box, Sample
 
@@ -55,6 +56,7 @@ class Preprocess:
     window: str = HEADER
 
     def __post_init__(self) -> None:
+        check_window(self.window, where="preprocess.window")
         checks = {
             "size": self.size >= 1,
             "mean": len(self.mean) == 3,

@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLosslessSV1, RLELossless
 
-from medmoe.data.dicom import _plain
+from dicom_files import VALUES, write
+from medmoe.data.dicom.stored import layout, plain
 from medmoe.data.images import image_size, read_image
 from medmoe.errors import DataError
-
-VALUES = np.array([[0, 500, 1000], [1500, 2000, 4000]], np.int16)
-
-
-def write(path: Path, values: np.ndarray = VALUES, **elements: object) -> Path:
-    """Write a DICOM file of [H, W], [F, H, W] or [H, W, 3] values."""
-    data = Dataset()
-    data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = elements.pop("syntax", ExplicitVRLittleEndian)
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = "1.2.3"
-    colour = values.ndim == 3 and values.dtype == np.uint8
-    data.SamplesPerPixel = 3 if colour else 1
-    if colour:
-        data.PlanarConfiguration = 0
-    elif values.ndim == 3:
-        data.NumberOfFrames = len(values)
-    data.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
-    data.Rows, data.Columns = values.shape[:2] if colour else values.shape[-2:]
-    data.BitsAllocated = data.BitsStored = 8 * values.itemsize
-    data.HighBit = data.BitsStored - 1
-    data.PixelRepresentation = int(values.dtype.kind == "i")
-    data.PixelData = values.tobytes() + b"\0" * (values.nbytes % 2)
-    data["PixelData"].VR = "OW" if values.itemsize > 1 else "OB"
-    for name, value in elements.items():
-        setattr(data, name, value)
-    data.save_as(path, enforce_file_format=True)
-    return path
 
 
 def test_the_window_of_the_header_is_applied_after_the_modality_transform(tmp_path):
@@ -130,7 +101,9 @@ def test_enhanced_files_keep_their_window_in_the_functional_groups(tmp_path):
 
 def test_colour_stays_colour_and_grey_in_colour_becomes_grey(tmp_path):
     rgb = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    np.testing.assert_allclose(read_image(write(tmp_path / "a.dcm", rgb)), rgb / 255, atol=1e-6)
+    read = read_image(write(tmp_path / "a.dcm", rgb))
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, rgb)
     assert read_image(write(tmp_path / "b.dcm", np.dstack([rgb[..., 0]] * 3))).shape == (2, 4)
 
 
@@ -140,7 +113,9 @@ def test_a_palette_is_looked_up(tmp_path):
         tables[f"{name}PaletteColorLookupTableDescriptor"] = [2, 0, 16]
         tables[f"{name}PaletteColorLookupTableData"] = np.array([0, 65535 if at == 0 else 0], "<u2").tobytes()
     path = write(tmp_path / "a.dcm", np.array([[0, 1]], np.uint8), PhotometricInterpretation="PALETTE COLOR", **tables)
-    np.testing.assert_allclose(read_image(path), [[[0, 0, 0], [1, 0, 0]]])
+    read = read_image(path)
+    assert read.dtype == np.uint8  # 16-bit entries that hold 8-bit colours
+    np.testing.assert_array_equal(read, [[[0, 0, 0], [255, 0, 0]]])
 
 
 def test_dicom_is_known_by_its_content_too(tmp_path):
@@ -238,7 +213,8 @@ def test_plain_grey_is_taken_from_the_file_as_pydicom_would(tmp_path, syntax, st
     values = np.random.default_rng(stored).integers(0, 256, (5, 7 * size), np.uint8).view(f"<{'ui'[signed]}{size}")
     high = {"BitsStored": stored, "HighBit": stored - 1}  # bits above it hold rubbish
     path = write(tmp_path / "a.dcm", values, syntax=syntax, PixelRepresentation=signed, **high)
-    taken = _plain(pydicom.dcmread(path))
+    header = pydicom.dcmread(path)
+    taken = plain(header, layout(header, "a"))
     expected = pydicom.dcmread(path).pixel_array
     assert taken is not None
     assert taken.dtype == expected.dtype
@@ -249,11 +225,18 @@ def test_what_is_not_plain_grey_goes_the_general_way(tmp_path):
     colour = write(tmp_path / "a.dcm", np.zeros((2, 4, 3), np.uint8))
     frames = write(tmp_path / "b.dcm", np.zeros((3, 2, 4), np.int16))
     short = write(tmp_path / "c.dcm", Rows=9)
-    no_sign = write(tmp_path / "d.dcm")
-    header = pydicom.dcmread(no_sign)
+    for path in (colour, frames, short):
+        header = pydicom.dcmread(path)
+        assert plain(header, layout(header, "a")) is None
+
+
+def test_pixels_that_do_not_say_their_sign_are_refused(tmp_path):
+    path = write(tmp_path / "a.dcm")
+    header = pydicom.dcmread(path)
     del header.PixelRepresentation
-    assert _plain(header) is None
-    assert [_plain(pydicom.dcmread(path)) for path in (colour, frames, short)] == [None] * 3
+    header.save_as(path)
+    with pytest.raises(DataError, match=r"a\.dcm: a pixel representation of None"):
+        read_image(path)
 
 
 def test_a_file_is_parsed_once(tmp_path, monkeypatch):

@@ -223,6 +223,10 @@ def test_splits_have_folders_of_their_own_or_one_is_written(folder: Path, tmp_pa
     assert_same(open_source(tmp_path / "val")[2], ManifestSource(folder, split="val")[2])
     assert [len(open_source(tmp_path / "all", split=name)) for name in ("train", "val", None)] == [5, 3, 8]
     assert len({open_source(tmp_path / "all").facts(index).key for index in range(8)}) == 8
+    assert [name for name, _, wrong in check_shards(tmp_path / "all") if not wrong] == [
+        "train/000000.tar",
+        "val/000000.tar",
+    ]
     with pytest.raises(DataError, match="no split 'test'; the folder has: train, val"):
         open_source(tmp_path / "all", split="test", fallback=True)
     write_manifest([{"image": "a.jpg", "split": "../x"}], folder / "manifest.csv")

@@ -144,10 +144,12 @@ def parse_boxes(text: str, size: tuple[int, int], *, where: str) -> tuple[Box, .
     Raises:
         DataError: If the JSON or a box is wrong.
     """
+    if min(size) < 1:
+        raise DataError(f"an image of {size[0]}x{size[1]} pixels has no boxes", where=where, remedy="correct the size")
     remedy = 'write [{"label": "mass", "xyxy": [x0, y0, x1, y1]}], in pixels, x0 < x1 and y0 < y1'
     try:
         rows = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"boxes are not valid JSON ({error})", where=where, remedy=remedy) from error
     if not isinstance(rows, list):
         raise DataError(f"boxes are a JSON {type(rows).__name__}, not a list", where=where, remedy=remedy)
@@ -174,4 +176,4 @@ def _box(row: Any, size: tuple[int, int]) -> tuple[str, Box | None]:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) < 1e9  # not NaN, and no integer that floats can't hold

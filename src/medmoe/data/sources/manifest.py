@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from medmoe.data.images import image_size, read_gaze, read_image, read_mask
+from medmoe.data.limits import open_file
 from medmoe.data.masks import region
 from medmoe.data.reading import HEADER, USUAL, Reading
 from medmoe.data.sources.cells import parse_number, place_boxes, sample_of
@@ -104,11 +105,12 @@ class ManifestSource:
         """
         where = self.where(index)
         boxes = self._cell(index, "boxes")
-        mask = self._read(index, "mask", read_mask) if self.maps else None
+        reading = self._reading(index)
+        mask = self._read(index, "mask", partial(read_mask, reading=reading)) if self.maps else None
         gaze = self._read(index, "gaze", read_gaze) if self.maps else None
         # Maps and boxes are measured in the pixels of the whole image.
         whole = self._at_least is None or boxes is not None or mask is not None or gaze is not None
-        at_least, reading = None if whole else self._at_least, self._reading(index)
+        at_least = None if whole else self._at_least
         image = self._read(index, "image", partial(read_image, at_least=at_least, reading=reading))
         height, width = image.shape[:2]
         for what, values in (("mask", mask), ("gaze map", gaze)):
@@ -130,7 +132,8 @@ class ManifestSource:
         """
         size = None
         if self._cell(index, "boxes"):
-            size = self._stated_size(index) or self._read(index, "image", image_size)
+            reading = self._reading(index)
+            size = self._stated_size(index) or self._read(index, "image", partial(image_size, reading=reading))
         return self._facts(index, size)
 
     def content(self, index: int) -> bytes:
@@ -331,9 +334,10 @@ class ManifestSource:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"can't be read: {error.strerror}") from None
+        with open_file(path) as file:
+            return file.read()
+    except (OSError, ValueError) as error:
+        raise DataError(f"can't be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _count(table: pa.Table, name: str) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ COLUMNS = (
 NAMES = ("manifest.parquet", "manifest.csv", "manifest.jsonl")
 _BLOCK = 1 << 24  # bytes of CSV parsed at once; no row may be longer
 _LINES = 1 << 16  # JSONL rows turned into Arrow columns at once
+_MOST_COLUMNS = 1000  # JSONL rows that each have keys of their own would make a table of rows × rows
 
 
 def find_manifest(path: Path) -> Path:
@@ -42,12 +44,13 @@ def find_manifest(path: Path) -> Path:
     return path
 
 
-def read_table(path: Path, columns: Mapping[str, str]) -> pa.Table:
+def read_table(path: Path, columns: Mapping[str, str], *, others: bool = False) -> pa.Table:
     """Read a manifest.
 
     Args:
         path: A `.parquet`, `.csv` or `.jsonl` file in UTF-8.
         columns: Our column name → the file's, where they differ.
+        others: Whether the columns that we don't know follow, under their own names.
 
     Returns:
         The known columns that the file has, under our names, as large_string without blank values.
@@ -63,10 +66,10 @@ def read_table(path: Path, columns: Mapping[str, str]) -> pa.Table:
         what = f"unknown kind of manifest {path.suffix!r}; allowed: .parquet, .csv, .jsonl"
         raise DataError(what, where=str(path), remedy="convert it")
     try:
-        table = reader(path, columns)
-    except UnicodeDecodeError as error:
+        table = reader(path, columns, others)
+    except UnicodeError as error:
         raise DataError("the manifest isn't UTF-8 text", where=str(path), remedy="save it as UTF-8") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, csv.Error, OSError, RecursionError) as error:
         what = f"the manifest can't be read as {path.suffix[1:]} ({_short(error)})"
         raise DataError(what, where=str(path), remedy="write it again") from error
     if table.num_rows == 0:
@@ -74,15 +77,24 @@ def read_table(path: Path, columns: Mapping[str, str]) -> pa.Table:
     return table
 
 
-def choose(present: list[str], columns: Mapping[str, str], path: Path) -> dict[str, str]:
+def choose(present: list[str], columns: Mapping[str, str], path: Path, *, others: bool = False) -> dict[str, str]:
     """Pair our names with the file's columns.
+
+    Args:
+        present: The file's columns.
+        columns: Our name → the file's, where they differ.
+        path: The file, for an error.
+        others: Whether those that we don't know are paired with themselves.
 
     Returns:
         Our name → the file's, for the known columns that the file has.
 
     Raises:
-        DataError: If `image` or a mapped column is missing, or one that is needed is there twice.
+        DataError: If `image` or a mapped column is missing, one that is needed is there twice, or there are too many.
     """
+    if len(present) > _MOST_COLUMNS:
+        what = f"{len(present):,} columns; allowed: {_MOST_COLUMNS:,}"
+        raise DataError(what, where=str(path), remedy="leave out those that aren't needed")
     for ours, theirs in columns.items():
         if theirs not in present:
             what = f"{unknown('column', theirs, present)} (asked for as {ours!r})"
@@ -94,25 +106,28 @@ def choose(present: list[str], columns: Mapping[str, str], path: Path) -> dict[s
     twice = next((theirs for theirs in pairs.values() if present.count(theirs) > 1), None)
     if twice is not None:
         raise DataError(f"the column {twice!r} is there twice", where=str(path), remedy="rename one of them")
+    if others:
+        pairs |= {name: name for name in _unique(present) if name and name not in (*pairs, *pairs.values())}
     return pairs
 
 
-def _parquet(path: Path, columns: Mapping[str, str]) -> pa.Table:
+def _parquet(path: Path, columns: Mapping[str, str], others: bool) -> pa.Table:
     """Read the needed columns of a Parquet file."""
-    pairs = choose(list(pa.parquet.read_schema(path).names), columns, path)
+    present = list(pa.parquet.read_schema(path).names)
+    pairs = choose(present, columns, path, others=others)
+    # Others of one name can't be told apart there.
+    pairs = {ours: theirs for ours, theirs in pairs.items() if present.count(theirs) == 1}
     table = pa.parquet.read_table(path, columns=list(dict.fromkeys(pairs.values())))
     return pa.table({ours: clean(table[theirs]) for ours, theirs in pairs.items()})
 
 
-def _csv(path: Path, columns: Mapping[str, str]) -> pa.Table:
+def _csv(path: Path, columns: Mapping[str, str], others: bool) -> pa.Table:
     """Read a CSV file, every value as text: a patient `001` stays `001`, a report `NA` stays `NA`."""
-    import csv
-
     with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file)
-        header, first = next(lines, []), next(lines, None)
-    pairs = choose(header, columns, path)
-    if first is None:
+        header = next(csv.reader(file), [])
+        empty = not any(line.strip() for line in file)
+    pairs = choose(header, columns, path, others=others)
+    if empty:
         return pa.table({ours: pa.nulls(0, pa.large_string()) for ours in pairs})
     odd: list[tuple[int, int]] = []
 
@@ -145,11 +160,12 @@ def _csv(path: Path, columns: Mapping[str, str]) -> pa.Table:
 
 def _odd_row(path: Path, expected: int) -> int:
     """Count to the first data row of a CSV file that has another number of values than the header."""
-    import csv
-
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = (row for row in csv.reader(file) if row)
-        return next((number for number, row in enumerate(rows) if len(row) != expected), 0)
+        try:
+            return next((number for number, row in enumerate(rows) if len(row) != expected), 0)
+        except csv.Error:  # a value too long for this reader
+            return 0
 
 
 def _unique(header: list[str]) -> list[str]:
@@ -157,13 +173,13 @@ def _unique(header: list[str]) -> list[str]:
     return [name if header.index(name) == at else f"{name}.{at}" for at, name in enumerate(header)]
 
 
-def _jsonl(path: Path, columns: Mapping[str, str]) -> pa.Table:
+def _jsonl(path: Path, columns: Mapping[str, str], others: bool) -> pa.Table:
     """Read a file of one JSON object a line; a column may be missing in some."""
     present: dict[str, None] = {}
     with path.open(encoding="utf-8-sig") as file:
         for _, record in _records(file, path):
             present.update(dict.fromkeys(record))
-    pairs = choose(list(present), columns, path)
+    pairs = choose(list(present), columns, path, others=others)
     with path.open(encoding="utf-8-sig") as file:
         records = _records(file, path)
         chunks: list[pa.Table] = []
@@ -189,7 +205,9 @@ def _records(lines: Any, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         number += 1
         try:
             record = json.loads(line)
-        except ValueError as error:
+            if "\\u" in line:
+                json.dumps(record, ensure_ascii=False).encode()  # it may name half of a character
+        except (ValueError, RecursionError) as error:
             what = f"not valid JSON ({_short(error)})"
             raise DataError(what, where=f"{path}:{number}", remedy="write one JSON object a line") from error
         if not isinstance(record, dict):
@@ -218,7 +236,7 @@ def as_text(value: Any) -> str | None:
         return value
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
         return ";".join(value)
-    return json.dumps(value)
+    return json.dumps(value, default=str)  # a Parquet list may hold dates
 
 
 def _short(error: Exception) -> str:

@@ -30,12 +30,7 @@ def read_all(path: Path) -> pa.Table:
     Raises:
         DataError: As `medmoe.data.sources.manifest_table.read_table`.
     """
-    path = find_manifest(path)
-    table = read_table(path, {})
-    more = {name: column for name, column in _others(path, table).items() if name not in table.column_names}
-    for name, column in more.items():
-        table = table.append_column(name, column)
-    return table
+    return read_table(find_manifest(path), {}, others=True)
 
 
 def write_manifest(rows: pa.Table | Iterable[Mapping[str, object]], path: Path) -> Path:
@@ -85,25 +80,6 @@ def rows_of(table: pa.Table) -> Iterator[dict[str, str | None]]:
     """Go through a table's rows as mappings."""
     for batch in table.to_batches(max_chunksize=4096):
         yield from batch.to_pylist()
-
-
-def _others(path: Path, known: pa.Table) -> dict[str, pa.Array]:
-    """Read the columns that `read_table` leaves out, as text."""
-    if path.suffix.lower() == ".parquet":
-        table = pa.parquet.read_table(path)
-        return {name: clean(table[name]) for name in table.column_names if name not in known.column_names}
-    if path.suffix.lower() == ".jsonl":
-        with path.open(encoding="utf-8-sig") as file:
-            records = [json.loads(line) for line in file if line.strip()]
-        return {name: table_of(records)[name] for name in dict.fromkeys(name for row in records for name in row)}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = [row for row in csv.reader(file) if row]
-    header = rows[0]
-    return {
-        name: clean(pa.array([row[at] for row in rows[1:]], pa.large_string()))
-        for at, name in enumerate(header)
-        if name not in known.column_names and name
-    }
 
 
 def _write_jsonl(table: pa.Table, path: Path) -> None:

@@ -118,16 +118,22 @@ def refuse_unfinished(folder: Path) -> None:
 
 
 def check_shards(folder: Path) -> Iterator[tuple[str, Listed, str]]:
-    """Read every tar of a folder and compare it with `checksums.json`.
+    """Read every tar of a folder, or of the folders of its splits, and compare it with `checksums.json`.
 
     Yields:
-        The tar's name, what is listed, and what is wrong with it; empty where nothing is.
+        The tar's path in the folder, what is listed, and what is wrong with it; empty where nothing is.
 
     Raises:
         DataError: If there are no checksums.
     """
     refuse_unfinished(folder)
     listed = read_checksums(folder)
+    splits = [] if listed or not folder.is_dir() else [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    splits = [path for path in splits if (path / CHECKSUMS).is_file() or (path / PROGRESS).is_file()]
+    for split in splits:
+        yield from ((f"{split.name}/{name}", row, wrong) for name, row, wrong in check_shards(split))
+    if splits:
+        return
     if not listed:
         what = f"no {CHECKSUMS} there, so there is nothing to compare the tars with"
         raise DataError(what, where=str(folder), remedy="name a folder that `medmoe data shard` wrote")

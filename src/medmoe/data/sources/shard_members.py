@@ -76,7 +76,8 @@ def array_of(data: bytes, where: str) -> NDArray[Any]:
     except _HEADER_ERRORS as error:
         what = f"not an array of pixels ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
         raise DataError(what, where=where, remedy=_AGAIN) from error
-    if dtype.kind not in "uif" or min(shape, default=0) < 0 or not (len(shape) == 2 or shape[2:] == (3,)):
+    whole = all(type(side) is int and side >= 0 for side in shape)
+    if dtype.kind not in "uif" or not whole or not (len(shape) == 2 or shape[2:] == (3,)):
         what = f"an array of shape {shape} of {dtype}; allowed: numbers, (H, W) or (H, W, 3)"
         raise DataError(what, where=where, remedy=_AGAIN)
     count, begin = math.prod(shape), file.tell()

@@ -159,6 +159,10 @@ def _of(table: pa.Table, size: int) -> TarIndex:
         extensions=tuple(about["extensions"]),
         cut=None if about.get("cut") is None else CutError(about["cut"][0], where=about["cut"][1], remedy=_REMEDY),
     )
+    if not pa.types.is_string(keys.type):
+        raise ValueError("keys that aren't text")
+    if not isinstance(about["extensions"], list) or not all(isinstance(name, str) for name in index.extensions):
+        raise ValueError("extensions that aren't text")
     if not all(np.array_equal(column.offsets, index.first) for column in (code, length)):
         raise ValueError("columns of other lengths")
     ends = index.offset + index.length
