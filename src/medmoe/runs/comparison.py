@@ -201,7 +201,9 @@ def _made_of(run: RunState) -> dict[str, Any]:
 def _curves(runs: Sequence[RunState]) -> dict[str, list[Points]]:
     each: list[dict[str, Points]] = []
     for run in runs:
-        modalities = run.config.get("model", {}).get("modalities") if isinstance(run.config.get("model"), Mapping) else ()
+        modalities = (
+            run.config.get("model", {}).get("modalities") if isinstance(run.config.get("model"), Mapping) else ()
+        )
         own: dict[str, Points] = {}
         for row in run.history:
             for name, value in numbers(row, modalities or ()).items():

@@ -76,7 +76,8 @@ class RunState:
             "started": self.facts.get("started"),
             "commit": self.facts.get("git_commit"),
             "seed": _mapping(self.config.get("train")).get("seed"),
-            "machine": " ".join(str(machine[key]) for key in ("system", "processor", "cores") if key in machine) or None,
+            "machine": " ".join(str(machine[key]) for key in ("system", "processor", "cores") if key in machine)
+            or None,
             "problem": self.problem or None,
         }
 
@@ -179,7 +180,9 @@ def _row(line: str) -> Row | None:
         row = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) and isinstance(row.get("kind"), str) else None
+    return (
+        row if isinstance(row, dict) and isinstance(row.get("step"), int) and isinstance(row.get("kind"), str) else None
+    )
 
 
 def _has_form(config: Mapping[str, Any]) -> bool:

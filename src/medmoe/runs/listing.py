@@ -106,7 +106,10 @@ def aligned(rows: Sequence[Sequence[str]], keys: Sequence[str] = ()) -> list[str
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     left = [not keys or key in _LEFT for key in keys or widths]
     return [
-        "  ".join(cell.ljust(width) if first else cell.rjust(width) for cell, width, first in zip(row, widths, left, strict=True)).rstrip()
+        "  ".join(
+            cell.ljust(width) if first else cell.rjust(width)
+            for cell, width, first in zip(row, widths, left, strict=True)
+        ).rstrip()
         for row in rows
     ]
 
