@@ -42,9 +42,11 @@ class Trouble:
 
     @classmethod
     def of(cls, error: UserError) -> Trouble:
+        """Take an error's words."""
         return cls(type(error), error.what, error.where, error.remedy)
 
     def error(self) -> UserError:
+        """Give the error again."""
         return self.kind(self.what, where=self.where, remedy=self.remedy)
 
 
