@@ -66,9 +66,10 @@ def test_a_configuration_that_is_cut_off(model: Path):
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"sharpen": 2}, "preprocess: unknown setting 'sharpen'; allowed: interpolation, mean, "),
-        ({"version": 9}, "preprocess.version: 9 isn't allowed; 1 in this release of medmoe is; use the release that"),
-        ({"size": "big"}, "preprocess: a value is of the wrong type ("),
+        ({"sharpen": 2}, "preprocess: unknown entry 'sharpen'; allowed: steps, version"),
+        ({"version": 9}, "preprocess.version: 9 isn't allowed; 1 to 2 are in this release of medmoe; use the release"),
+        ({"steps": ["sharpen"]}, "preprocess.steps: isn't a list of steps; restore the file"),
+        ({"steps": [{"step": "resize", "longest_side": "big"}]}, "preprocess: a value is of the wrong type ("),
     ],
 )
 def test_preprocessing_that_this_release_does_not_know(model: Path, values: dict[str, object], told: str):
