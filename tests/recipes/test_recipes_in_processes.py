@@ -11,9 +11,11 @@ from test_recipes import shrunk
 from torch import nn
 
 from medmoe.build import build_loader, build_model, build_tokenizer, resolve_data
-from medmoe.config import RunConfig, override
+from medmoe.caching import check_separable
+from medmoe.config import override
 from medmoe.distributed import World, over_all, sum_gradients
 from medmoe.encoders.pretrained import training
+from medmoe.errors import ConfigError
 from medmoe.optim import adamw
 from medmoe.recipes import RECIPES
 from medmoe.state import State
@@ -49,9 +51,12 @@ def steps(world: World, wanted: list[tuple[str, tuple[str, ...]]]) -> list[Any]:
 
 
 def separable(name: str) -> bool:
-    config: RunConfig = RECIPES[name]()
-    norms = (config.model.vision.norm if config.model.vision.name == "tiny" else "", config.model.pool_norm)
-    return "batch" not in norms
+    config, reports = resolve_data(shrunk(name), phantoms())
+    try:
+        check_separable(training(build_model(config.model, build_tokenizer(config.model.text, reports))))
+    except ConfigError:
+        return False
+    return True
 
 
 def test_two_processes_take_the_step_of_one_for_every_recipe(tmp_path: Path):
