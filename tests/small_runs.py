@@ -106,10 +106,12 @@ def train(
     val: Any = None,
     init: dict[str, str] | None = None,
     watch: Watch = lambda row: None,
+    allow_changes: bool = False,
 ) -> MedVLM:
     """Train the micro recipe into a run folder."""
     run = RunFolder(folder, resume=resume)
-    return fit(micro(*settings), train=source or phantoms(), val=val, run=run, init=init, watch=watch)
+    data, config = source or phantoms(), micro(*settings)
+    return fit(config, train=data, val=val, run=run, init=init, watch=watch, allow_changes=allow_changes)
 
 
 def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:

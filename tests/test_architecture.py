@@ -26,15 +26,16 @@ TREES = {name: ast.parse(text) for name, text in TEXTS.items()}
 LEVELS = {
     "errors": 0,
     **dict.fromkeys(["types", "modalities", "products"], 1),
-    **dict.fromkeys(["layers", "config", "distributed", "folder", "gate"], 2),
+    **dict.fromkeys(["layers", "config", "distributed", "folder", "gate", "signals"], 2),
     **dict.fromkeys(["data", "encoders", "experts", "heads"], 3),
-    **dict.fromkeys(["model", "objectives", "optim", "checkpoint", "metrics", "rundir", "leaks"], 4),
+    **dict.fromkeys(["model", "objectives", "optim", "checkpoint", "metrics", "rundir", "leaks", "guards"], 4),
     **dict.fromkeys(["tasks", "describe", "caching", "step"], 5),
     **dict.fromkeys(["build", "adapters"], 6),
-    **dict.fromkeys(["predictor", "evaluate", "embed", "export", "doubts", "step"], 7),
+    "trackers": 6,
+    **dict.fromkeys(["predictor", "evaluate", "embed", "export", "doubts", "state", "measures", "tracking"], 7),
     **dict.fromkeys(["train", "index", "benchmarks"], 8),
     **dict.fromkeys(["serve", "recipes", "report", "doctor", "progress"], 9),
-    **dict.fromkeys(["summary", "ablation", "holdout", "speed"], 10),
+    **dict.fromkeys(["summary", "ablation", "holdout", "speed", "runs"], 10),
     "cli": 11,
     "__main__": 12,
 }
@@ -58,7 +59,7 @@ PLACES = {
 }
 # Optional packages: whichever file imports one is the only one that does.
 IN_ONE_FILE = ["huggingface_hub", "faiss", "nibabel", "onnx", "onnxruntime", "fastapi", "uvicorn", "open_clip", "ray"]
-IN_ONE_FILE += ["simplejpeg", "webdataset"]
+IN_ONE_FILE += ["simplejpeg", "webdataset", "tensorboard", "wandb", "mlflow"]
 NEVER = ["pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "requests", "pandas", "matplotlib"]
 
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 450, 70

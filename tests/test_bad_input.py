@@ -42,7 +42,7 @@ def changed(folder: Path, row: int, **values: str) -> Path:
 def test_a_missing_manifest(tmp_path: Path):
     missing = tmp_path / "no.csv"
     told = train(missing, tmp_path / "run").mistake
-    assert told == f"{missing}: no such manifest; check the path, or make one with: medmoe data"
+    assert told == f"{missing}: no such manifest; check the path, or make one with: medmoe data scan FOLDER"
     assert not (tmp_path / "run").exists()
 
 
@@ -364,5 +364,5 @@ def test_the_process_exits_with_2_and_says_one_line(tmp_path: Path):
     words = [sys.executable, "-m", "medmoe", "train", "tiny", "--train-data", "no.csv", "--out", "run"]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ})
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: no.csv: no such manifest; check the path, or make one with: medmoe data\n"
+    assert done.stderr == "error: no.csv: no such manifest; check the path, or make one with: medmoe data scan FOLDER\n"
     assert list(tmp_path.iterdir()) == []

@@ -17,16 +17,15 @@ WEIGHTS = {"a": torch.arange(4.0), "b": torch.tensor(True)}
 def write(run: Path, step: int, *, keep: int = 9, average: dict[str, Tensor] | None = None) -> Path:
     assets = built().assets
     assert assets is not None
-    return checkpoint.save(
-        run,
-        step=step,
+    taken = checkpoint.snapshot(
+        step,
         weights=WEIGHTS,
         optimizer={"a|exp_avg": torch.full((4, 2), float(step)).T},
         average=average,
         assets=assets,
         state={"seed": 5},
-        keep=keep,
     )
+    return checkpoint.write(run, taken, keep=keep)
 
 
 def shorten(path: Path) -> None:

@@ -30,6 +30,7 @@ from medmoe.config import keys, override
 from medmoe.experts.moe import EXPERTS
 from medmoe.objectives import OBJECTIVES
 from medmoe.recipes import RECIPES
+from medmoe.trackers import TRACKERS
 from micro import SMALL, medmoe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,12 +45,13 @@ SETTING = re.compile(r"""--set ['"]?([\w.]+)=""")
 MAP = re.compile(r"(?<=<!-- map -->\n).*?(?=<!-- /map -->)", re.S)
 # In the order of imports, each package as a whole.
 ORDER = (
-    "errors types modalities products layers folder gate config data encoders experts heads model objectives optim"
-    " checkpoint"
+    "errors types modalities products signals distributed layers folder gate config data encoders experts heads model"
+    " objectives optim checkpoint"
 )
 ORDER += (
-    " metrics rundir leaks tasks describe caching step build adapters predictor evaluate embed export doubts index"
-    " benchmarks train recipes doctor progress report summary ablation holdout speed cli"
+    " metrics rundir guards leaks tasks describe caching step build adapters trackers predictor evaluate embed export"
+    " doubts measures tracking index benchmarks state train recipes doctor progress report summary ablation holdout"
+    " speed runs cli"
     " __main__"
 )
 
@@ -150,7 +152,7 @@ def _write_sites(folder: Path, phantoms: Path) -> None:
 @pytest.fixture
 def tables() -> Iterator[None]:
     """Take back the rows that a page adds to show how it is done."""
-    before = [(table, dict(table)) for table in (EXPERTS, OBJECTIVES)]
+    before: list[tuple[dict[str, Any], dict[str, Any]]] = [(t, dict(t)) for t in (EXPERTS, OBJECTIVES, TRACKERS)]
     yield
     for table, rows in before:
         table.clear()

@@ -136,7 +136,7 @@ def test_a_resumed_run_keeps_its_vocabulary(tmp_path: Path):
     with pytest.raises(Interrupted):
         train(tmp_path, watch=stop_at(2))
     kept = (tmp_path / "checkpoints" / "step-0000002" / "tokenizer.json").read_bytes()
-    train(tmp_path, source=phantoms(30, seed=7), resume=True)
+    train(tmp_path, source=phantoms(30, seed=7), resume=True, allow_changes=True)
     assert (tmp_path / "model" / "tokenizer.json").read_bytes() == kept
 
 
@@ -144,7 +144,7 @@ def test_modalities_from_the_data_are_the_same_after_resuming(tmp_path: Path):
     data = Memory([sample for sample in phantoms().samples if sample.modality in ("mri", "ct")])
     with pytest.raises(Interrupted):
         train(tmp_path, source=data, watch=stop_at(2))
-    model = train(tmp_path, source=Memory(data.samples[::-1]), resume=True)
+    model = train(tmp_path, source=Memory(data.samples[::-1]), resume=True, allow_changes=True)
     assert model.modalities == ("ct", "mri")
     written = parse(RunConfig, json.loads((tmp_path / "config.json").read_text()))
     assert written.model.modalities == ("ct", "mri")
@@ -156,9 +156,29 @@ def test_resuming_with_what_the_checkpoint_does_not_fit_is_told(finished: tuple[
     more = {"source": data} if change == "data" else {}
     settings = () if change == "data" else ("model.embed_dim=8",)
     with pytest.raises(ModelError, match="weights don't fit the configuration") as got:
-        train(finished[0], *settings, resume=True, **more)
+        train(finished[0], *settings, resume=True, allow_changes=True, **more)
     assert got.value.where == str(finished[0])
     assert "config.json" in (got.value.remedy or "")
+
+
+def test_a_run_goes_on_with_its_own_recipe_and_data_only_and_says_what_differs(tmp_path: Path):
+    with pytest.raises(Interrupted):
+        train(tmp_path, watch=stop_at(2))
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(UserError, match=r"made with others: train\.lr was 0\.003, now 0\.1; .*--allow-changes"):
+        train(tmp_path, "train.lr=0.1", resume=True)
+    with pytest.raises(UserError, match=r"made with others: the training samples \(their keys, reports, labels"):
+        train(tmp_path, source=phantoms(24, seed=3), resume=True)
+    assert (tmp_path / "config.json").read_text() == before
+    train(tmp_path, "train.steps=7", "train.log_every=2", "train.save_every=1", resume=True)
+    assert rows(tmp_path)[-1]["step"] == 7
+
+
+def test_two_writers_of_one_run_are_kept_apart(tmp_path: Path):
+    run = RunFolder(tmp_path)
+    with run.locked(), pytest.raises(UserError, match=r"being written by process \d+ on .* since 20.*; wait for it"):
+        train(tmp_path, resume=True)
+    train(tmp_path, resume=True)
 
 
 def test_a_run_that_starts_from_a_model_begins_with_its_embeddings_and_says_so(tmp_path: Path):

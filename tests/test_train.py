@@ -15,20 +15,20 @@ from medmoe import checkpoint
 from medmoe.build import build_loader, load_model
 from medmoe.config import RunConfig
 from medmoe.errors import ConfigError, DataError, UserError
+from medmoe.guards import Finite
 from medmoe.objectives import total_loss
 from medmoe.rundir import RunFolder
 from medmoe.train import (
     Interrupted,
     Meter,
     State,
-    check_finite,
     check_local_similarity,
     grow_step,
     prepare,
     train_step,
     validate,
 )
-from medmoe.types import Loss, Sample
+from medmoe.types import Sample
 from small_runs import (
     TERMS,
     Memory,
@@ -146,17 +146,54 @@ def test_a_batch_with_nothing_to_learn_from_moves_nothing(tmp_path: Path):
 @pytest.mark.parametrize("logged", ["train.log_every=1", "train.log_every=100"])
 def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(tmp_path: Path, logged: str):
     wild = ("train.lr=1e30", "train.warmup=0", "train.clip=1e30", "train.save_every=2", logged)
-    with pytest.raises(UserError, match=r"(loss|norm) is (nan|inf) at step \d+; lower --set train.lr"):
+    with pytest.raises(UserError, match=r"(loss|norm) is (nan|inf) at step \d+.*; lower --set train.lr"):
         train(tmp_path, *wild)
+    told = [json.loads(line) for line in (tmp_path / "bad_steps.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in told] == list(range(told[0]["step"], 7))
+    assert all(len(row["keys"]) == 8 for row in told)
     for folder in checkpoint.found(tmp_path):
         assert all(value.isfinite().all() for value in checkpoint.load(folder).weights.values())
 
 
+def guarded(patience: int, folder: Path) -> tuple[torch.nn.Module, torch.optim.Optimizer, Finite]:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    return model, optimizer, Finite(model, optimizer, patience=patience, log=folder / "bad.jsonl")
+
+
 @pytest.mark.parametrize(("total", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan), (1.0, math.inf)])
-def test_neither_loss_nor_gradient_may_be_other_than_a_number(total: float, norm: float):
-    with pytest.raises(UserError, match="at step 7"):
-        check_finite(7, Loss(torch.tensor(total), {}), torch.tensor(norm))
-    check_finite(7, Loss(torch.tensor(1.0), {}), torch.tensor(1.0))
+def test_a_step_whose_loss_or_gradient_is_no_number_moves_nothing_and_is_written_down(
+    tmp_path: Path, total: float, norm: float
+):
+    model, optimizer, guard = guarded(3, tmp_path)
+
+    def step(number: int, value: float, total: float, norm: float) -> None:
+        optimizer.zero_grad()
+        model(torch.full((4, 2), value) + torch.randn(4, 2)).square().sum().backward()
+        guard.judge(number, torch.tensor(total), torch.tensor(norm), [f"sample {number}"])
+        optimizer.step()
+
+    step(1, 1.0, 1.0, 1.0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    step(2, math.nan, total, norm)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert guard.read() == 1
+    step(3, 1.0, 1.0, 1.0)
+    assert (guard.read(), guard.in_a_row) == (1, 0)
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert not torch.equal(model[0].weight, before["0.weight"])
+    (row,) = map(json.loads, (tmp_path / "bad.jsonl").read_text().splitlines())
+    assert row == {"step": 2, "loss": str(total), "norm": str(norm), "keys": ["sample 2"]}
+
+
+def test_bad_steps_in_a_row_stop_the_run_only_beyond_those_allowed(tmp_path: Path):
+    _, _, guard = guarded(2, tmp_path)
+    for number in (1, 2):
+        guard.judge(number, torch.tensor(math.nan), torch.tensor(1.0), [])
+    assert guard.read() == 2
+    guard.judge(3, torch.tensor(math.nan), torch.tensor(1.0), [])
+    with pytest.raises(UserError, match=r"the loss is nan at step 3 \(3 bad steps in a row\); lower --set train.lr"):
+        guard.read()
 
 
 def test_a_bad_sample_ends_the_run_by_name_unless_bad_ones_are_skipped(tmp_path: Path):
@@ -225,7 +262,7 @@ def test_terms_without_their_fields_are_told_as_inactive(tmp_path: Path):
 def test_the_run_folder_holds_what_the_run_was(tmp_path: Path):
     train(tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"config.json", "run.json", "metrics.jsonl", "checkpoints", "model", "trained_on.json"}
+    assert names == {"config.json", "run.json", "metrics.jsonl", "checkpoints", "model", "trained_on.json", ".lock"}
     assert [path.name for path in checkpoint.found(tmp_path)] == ["step-0000003", "step-0000006"]
 
 

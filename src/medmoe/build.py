@@ -28,6 +28,7 @@ from medmoe.data.sources.base import Source, by_shard, reduced, shards_of, shown
 from medmoe.data.sources.remembered import RememberedSource
 from medmoe.data.text import ReportTokenizer
 from medmoe.data.transforms import Augment
+from medmoe.distributed import ALONE, current
 from medmoe.encoders.cached_text import CachedText
 from medmoe.encoders.pretrained import LoadReport, load_matching
 from medmoe.encoders.text import TEXT, HFText
@@ -299,8 +300,21 @@ def build_loader(
     start: int = 0,
     quarantine: Path | None = None,
     foreign: bool = False,
+    alone: bool = True,
 ) -> Loader:
-    """Build the loader that feeds a model from a source; `foreign` admits modalities that the model lacks."""
+    """Build the loader that feeds a model from a source.
+
+    Args:
+        source: The samples.
+        model: The model.
+        config: The recipe.
+        train: Whether to shuffle without end and augment.
+        start: The first step of training.
+        quarantine: File of bad samples that were skipped.
+        foreign: Whether modalities that the model lacks are admitted.
+        alone: Whether this process reads all of each batch; else the processes that train together share it.
+    """
+    world = ALONE if alone else current()
     assert model.assets is not None
     data = config.data
     augment = Augment(strength=data.augment, flip=data.flip) if train and data.augment > 0 else None
@@ -334,6 +348,9 @@ def build_loader(
         quarantine=quarantine,
         foreign=foreign,
         layout=layout,
+        rank=world.rank,
+        world=world.size,
+        patience=config.train.stall_seconds,
     )
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medmoe.distributed import pieces_of_all
 from medmoe.errors import ConfigError
 from medmoe.experts.router import Router
 from medmoe.heads.words import pieces_of
@@ -121,7 +122,7 @@ def forward_in_parts(model: MedVLM, batch: Batch, way: Way) -> tuple[Output, Bat
         What the model says of the whole batch, and the batch as an objective reads it: everything but the pixels on
         the device.
     """
-    batch = _told(model, batch)
+    batch = _told(model, batch, of_all=False)
     whole = _Whole(len(batch.keys))
     for rows in way.rows(len(batch.keys)):
         whole.take(_Pass(model, batch.part(rows), way)(), rows)
@@ -145,7 +146,7 @@ def backward_in_parts(
     Returns:
         The loss, and the whole batch's output without a graph.
     """
-    batch = _told(model, batch)
+    batch = _told(model, batch, of_all=True)
     whole, passes = _Whole(len(batch.keys)), []
     *before, last = way.rows(len(batch.keys))
     as_at_first = _counted_once(model)
@@ -242,11 +243,12 @@ def _pull(output: Output, gradients: Sequence[Tensor | None], rows: slice, *, fi
         torch.autograd.backward(roots, weights)
 
 
-def _told(model: MedVLM, batch: Batch) -> Batch:
-    """Let every part of a batch know which word pieces the whole has: regions are scored by them."""
+def _told(model: MedVLM, batch: Batch, *, of_all: bool) -> Batch:
+    """Let every part of a batch, or all processes' parts of it, know which word pieces the whole has."""
     if model.region_words is None or batch.tokens is None or batch.pieces is not None:
         return batch
-    return replace(batch, pieces=pieces_of(batch.tokens))
+    own = pieces_of(batch.tokens)  # regions are scored by them
+    return replace(batch, pieces=pieces_of_all(own) if of_all else own)
 
 
 def _facts(batch: Batch, device: str) -> Batch:

@@ -1,9 +1,16 @@
-"""Checkpoints: a model folder plus the optimiser's memory and the step, for exact resume."""
+"""Checkpoints: a model folder plus the optimiser's memory and the step, for exact resume; whole, or not there.
+
+A checkpoint is written aside, flushed to the disk and renamed; the last file written lists all others with their
+SHA-256, so that one that was damaged later is told from a good one, and the newest good one is used.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import shutil
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +18,13 @@ from typing import Any
 
 from torch import Tensor
 
-from medmoe.errors import ModelError
+from medmoe.errors import ModelError, UserError
 from medmoe.folder import Assets, fill_folder, read_json, read_weights, write_atomically
 
-OPTIMIZER, AVERAGE, STATE = "optimizer.safetensors", "average.safetensors", "state.json"
+OPTIMIZER, AVERAGE, STATE, MANIFEST = "optimizer.safetensors", "average.safetensors", "state.json", "manifest.json"
+
+_LOG = logging.getLogger(__name__)
+_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +37,7 @@ class Checkpoint:
         optimizer: The optimiser's memory by name.
         average: Averaged weights, or None.
         state: Further plain values.
+        folder: Where it lies.
     """
 
     step: int
@@ -34,38 +45,164 @@ class Checkpoint:
     optimizer: dict[str, Tensor]
     average: dict[str, Tensor] | None
     state: dict[str, Any]
+    folder: Path
 
 
-def save(
-    run: Path,
-    *,
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A run's state at a step, on the CPU and its own: training may go on while it is written.
+
+    Attributes:
+        step: Steps done.
+        weights: Of the model.
+        optimizer: The optimiser's memory by name.
+        average: Averaged weights, or None.
+        assets: What a model folder holds beside the weights.
+        state: Further plain values; `val_loss` says how good it is.
+    """
+
+    step: int
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    average: dict[str, Tensor] | None
+    assets: Assets
+    state: dict[str, Any]
+
+
+def snapshot(
     step: int,
+    *,
     weights: Mapping[str, Tensor],
     optimizer: Mapping[str, Tensor],
     average: Mapping[str, Tensor] | None,
     assets: Assets,
     state: Mapping[str, Any],
-    keep: int,
-) -> Path:
-    """Write `checkpoints/step-N` atomically and delete all but the `keep` newest."""
+) -> Snapshot:
+    """Copy a run's state to the CPU."""
+
+    def own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+
+    return Snapshot(step, own(weights), own(optimizer), None if average is None else own(average), assets, dict(state))
+
+
+def write(run: Path, taken: Snapshot, *, keep: int, keep_best: bool = False) -> Path:
+    """Write `checkpoints/step-N`, and delete all but the `keep` newest and, if asked, the one of least `val_loss`."""
     from safetensors.torch import save_file
 
     def fill(aside: Path) -> None:
-        fill_folder(aside, weights, assets)
-        save_file({k: v.detach().cpu().contiguous() for k, v in optimizer.items()}, aside / OPTIMIZER)
-        if average is not None:
-            save_file({k: v.detach().cpu().contiguous() for k, v in average.items()}, aside / AVERAGE)
-        (aside / STATE).write_text(json.dumps({"step": step, **state}, indent=2) + "\n", encoding="utf-8")
+        fill_folder(aside, taken.weights, taken.assets)
+        save_file(taken.optimizer, aside / OPTIMIZER)
+        if taken.average is not None:
+            save_file(taken.average, aside / AVERAGE)
+        _write_json(aside / STATE, {"step": taken.step, **taken.state})
+        files = {path.name: _facts(path) for path in sorted(aside.iterdir())}
+        _write_json(aside / MANIFEST, {"step": taken.step, "val_loss": taken.state.get("val_loss"), "files": files})
 
-    folder = write_atomically(run / "checkpoints" / f"step-{step:07d}", fill)
-    for old in found(run)[:-keep]:
-        shutil.rmtree(old)
+    folder = write_atomically(run / "checkpoints" / f"step-{taken.step:07d}", fill)
+    prune(run, keep=keep, keep_best=keep_best)
     return folder
+
+
+def prune(run: Path, *, keep: int, keep_best: bool) -> None:
+    """Delete all checkpoints but the `keep` newest and, if asked, the best; and what a crash left half written."""
+    folders = found(run)
+    kept = set(folders[-keep:])
+    if keep_best:
+        losses = {folder: read_json(folder / MANIFEST).get("val_loss") for folder in folders if _listed(folder)}
+        judged = {folder: loss for folder, loss in losses.items() if isinstance(loss, int | float)}
+        if judged:
+            kept.add(min(judged, key=lambda folder: judged[folder]))
+    for folder in folders:
+        if folder not in kept:
+            shutil.rmtree(folder)
+    for rest in (run / "checkpoints").glob(".step-*.tmp"):
+        shutil.rmtree(rest, ignore_errors=True)
+
+
+class Saver:
+    """Writes a run's checkpoints, beside the training where that is wanted: a step waits for a copy in memory only.
+
+    Args:
+        run: The run folder.
+        keep: Checkpoints kept.
+        keep_best: Whether the one of least `val_loss` is kept too.
+        beside: Whether a thread writes while training goes on.
+    """
+
+    def __init__(self, run: Path, *, keep: int, keep_best: bool = False, beside: bool = True) -> None:
+        self.run, self.keep, self.keep_best, self.beside = run, keep, keep_best, beside
+        self._thread: threading.Thread | None = None
+        self._failed: BaseException | None = None
+        self.saved: int | None = None  # the last step that is on the disk
+
+    def save(self, taken: Snapshot) -> None:
+        """Write a snapshot, after the one before it is written.
+
+        Raises:
+            UserError: If the one before it, or this one, couldn't be written.
+        """
+        self.finish()
+        if not self.beside:
+            self._write(taken)
+            return self.finish()
+        self._thread = threading.Thread(target=self._write, args=(taken,), name="checkpoint", daemon=False)
+        self._thread.start()
+        return None
+
+    def finish(self) -> None:
+        """Wait until all that was asked for is written.
+
+        Raises:
+            UserError: If it couldn't be.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def check(self) -> None:
+        """Tell now of what went wrong while writing.
+
+        Raises:
+            UserError: If something did; what was saved before is still there.
+        """
+        failed, self._failed = self._failed, None
+        if failed is None:
+            return
+        before = f"the checkpoint of step {self.saved} is whole" if self.saved is not None else "none is saved yet"
+        if isinstance(failed, OSError):
+            what = f"the checkpoint can't be written ({failed.strerror or failed}); {before}"
+            raise UserError(what, where=str(self.run), remedy="make room, then go on with --resume latest") from failed
+        raise failed
+
+    def _write(self, taken: Snapshot) -> None:
+        try:
+            write(self.run, taken, keep=self.keep, keep_best=self.keep_best)
+            self.saved = taken.step
+        except BaseException as error:
+            self._failed = error
 
 
 def found(run: Path) -> list[Path]:
     """List a run's checkpoints, oldest first."""
     return sorted(path for path in (run / "checkpoints").glob("step-*") if (path / STATE).is_file())
+
+
+def check(folder: Path) -> None:
+    """Make sure that a checkpoint is what was written.
+
+    Raises:
+        ModelError: If a file is missing, of another size or content; one of an earlier release lists none.
+    """
+    if not _listed(folder):
+        return
+    for name, facts in read_json(folder / MANIFEST).get("files", {}).items():
+        path = folder / name
+        if not path.is_file():
+            raise ModelError("is missing", where=str(path))
+        if _facts(path) != facts:
+            raise ModelError("was changed or damaged after it was written", where=str(path))
 
 
 def load(folder: Path) -> Checkpoint:
@@ -84,24 +221,47 @@ def load(folder: Path) -> Checkpoint:
         optimizer=read_weights(folder / OPTIMIZER),
         average=read_weights(average) if average.is_file() else None,
         state=state,
+        folder=folder,
     )
 
 
 def load_latest(run: Path) -> Checkpoint | None:
-    """Read the newest checkpoint that can be read, or give None where there is none.
+    """Read the newest checkpoint that is whole, or give None where there is none; those that aren't are logged.
 
     Raises:
-        ModelError: If there are checkpoints but none can be read.
+        ModelError: If there are checkpoints but none is whole.
     """
-    folders = found(run)
     errors = []
-    for folder in reversed(folders):
+    for folder in reversed(found(run)):
         try:
+            check(folder)
             return load(folder)
         except ModelError as error:
             errors.append(str(error))
+            _LOG.warning("%s; going back to the checkpoint before it", error)
     if errors:
         raise ModelError(
             f"no checkpoint can be read ({errors[0]})", where=str(run), remedy="start a new run in another folder"
         )
     return None
+
+
+def _listed(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """Give a file's size and SHA-256."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(_CHUNK):
+            digest.update(block)
+            size += len(block)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+__all__ = ["Checkpoint", "Saver", "Snapshot", "check", "found", "load", "load_latest", "snapshot", "write"]

@@ -236,7 +236,14 @@ class TrainConfig(Config):
         val_every: Steps between validations.
         save_every: Steps between checkpoints.
         keep: Checkpoints kept.
+        keep_best: Whether the one with the least validation loss is kept too; it is judged where validation and saving
+            meet.
+        save_beside: Whether checkpoints are written by a thread while training goes on.
+        bad_steps: Steps in a row that may be skipped because their loss or gradient isn't finite; one more stops the
+            run.
+        stall_seconds: Seconds after which a batch that doesn't come, or a process that doesn't, ends the run.
         seed: Of weights, data order and augmentation.
+        track: Other programs that are shown the metrics, rows of `medmoe.trackers.TRACKERS`.
     """
 
     steps: int = Field(1000, ge=1)
@@ -260,7 +267,12 @@ class TrainConfig(Config):
     val_every: int = Field(200, ge=1)
     save_every: int = Field(200, ge=1)
     keep: int = Field(2, ge=1)
+    keep_best: bool = False
+    save_beside: bool = True
+    bad_steps: int = Field(10, ge=0)
+    stall_seconds: float = Field(1800, gt=0)
     seed: int = 0
+    track: tuple[str, ...] = ()
 
 
 class RunConfig(Config):
@@ -318,6 +330,22 @@ def override(config: C, settings: list[str]) -> C:
             raise ConfigError(unknown("key", key.strip(), keys(config)), where="--set", remedy="see `medmoe config`")
         target[last] = _value(text)
     return parse(type(config), values, where="--set")
+
+
+def changes(had: Mapping[str, Any], has: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Say which values of plain configurations differ: dotted key → words.
+
+    >>> changes({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
+    {'a.c': 'a.c was 2, now 3'}
+    """
+    told: dict[str, str] = {}
+    for name in {**had, **has}:
+        one, other, key = had.get(name), has.get(name), f"{prefix}{name}"
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            told |= changes(one, other, f"{key}.")
+        elif json.loads(json.dumps(one)) != json.loads(json.dumps(other)):
+            told[key] = f"{key} was {one!r}, now {other!r}"
+    return told
 
 
 def keys(config: Config) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from medmoe.build import build_loader
 from medmoe.config import DataConfig, RunConfig, parse
-from medmoe.data.sources.base import Source, place_of
+from medmoe.data.sources.base import Source, facts_fingerprint
 from medmoe.data.sources.rows import Rows
 from medmoe.data.tables import ABOUT, EmbeddedRows, ParquetRows, count_rows, join_into_file, join_into_folder
 from medmoe.errors import ConfigError, DataError, UserError, unknown
@@ -142,7 +141,7 @@ def _run(model: MedVLM, source: Source, out: Path, how: _How, workers: int, tell
         "fingerprint": fingerprint_of(model.state_dict(), model.assets),
         "precision": how.precision,
     }
-    parts = _Parts(out, {"fingerprint": about["fingerprint"], "data": data_fingerprint(source), **asdict(how)})
+    parts = _Parts(out, {"fingerprint": about["fingerprint"], "data": facts_fingerprint(source), **asdict(how)})
     starts = range(0, len(source), how.chunk)
     resumed = sum(count_rows(parts.path(start)) for start in starts if parts.done(start))
     for start in starts:
@@ -267,17 +266,3 @@ def _text(model: MedVLM, batch: Batch) -> Tensor | None:
         return None
     embed = model.encode_text(batch.tokens).embed
     return embed.masked_fill(~batch.has_report[:, None], torch.nan)
-
-
-def data_fingerprint(source: Source) -> str:
-    """Hash what is known of a source's samples without their pixels, in order."""
-    digest = hashlib.sha256()
-    for index in range(len(source)):
-        try:
-            facts = source.facts(index)
-            known: Any = (facts.key, facts.modality, facts.report, facts.labels, facts.patient, facts.source)
-            known = (*known, place) if (place := place_of(source, index)) else known
-        except DataError as error:
-            known = str(error)
-        digest.update(repr(known).encode())
-    return digest.hexdigest()[:16]

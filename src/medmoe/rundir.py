@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,12 @@ from medmoe.config import RunConfig
 from medmoe.errors import UserError
 from medmoe.folder import read_json, write_text_atomically
 
+try:
+    import fcntl
+except ImportError:  # where files can't be locked, two writers aren't noticed
+    fcntl = None  # type: ignore[assignment]
+
+CONFIG, LOCK = "config.json", ".lock"
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "tokenizers", "numpy", "pillow", "pyarrow", "pydicom")
 
 
@@ -26,17 +34,22 @@ class RunFolder:
         path: The folder; made if missing.
         resume: Whether a run already there goes on; a new folder starts afresh either way.
         about: Facts to keep in `run.json`, such as the command and the data.
+        writes: Whether this process writes; of several that train together one does, the others only read.
 
     Raises:
         UserError: If the folder holds a run and `resume` is off.
     """
 
-    def __init__(self, path: Path | str, *, resume: bool = False, about: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, path: Path | str, *, resume: bool = False, about: Mapping[str, Any] | None = None, writes: bool = True
+    ) -> None:
         self.path = Path(path)
-        self.about = dict(about or {})
+        self.about, self.writes = dict(about or {}), writes
+        if not writes:
+            return
         if self.path.is_file():
             raise UserError("is a file, not a folder", where=str(self.path), remedy="give another --out")
-        if self.path.is_dir() and any(self.path.iterdir()) and not resume:
+        if self.path.is_dir() and any(path.name != LOCK for path in self.path.iterdir()) and not resume:
             raise UserError(
                 "the run folder exists and isn't empty",
                 where=str(self.path),
@@ -54,10 +67,28 @@ class RunFolder:
         """The file of bad samples that were skipped, one JSON object a line; there when there was one."""
         return self.path / "quarantine.jsonl"
 
-    def tokenizer_folder(self) -> Path | None:
-        """Give the newest checkpoint's folder, whose tokenizer a resumed run must use."""
-        folders = sorted(self.path.glob("checkpoints/step-*/tokenizer.json"))
-        return folders[-1].parent if folders else None
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing the run while the body runs; a lock dies with its process.
+
+        Raises:
+            UserError: If another one writes it.
+        """
+        if not self.writes or fcntl is None:
+            yield
+            return
+        with (self.path / LOCK).open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                who = file.read().strip() or "another process"
+                remedy = "wait for it, stop it, or give another --out"
+                raise UserError(f"the run is being written by {who}", where=str(self.path), remedy=remedy) from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%dT%H:%M:%S%z')}\n")
+            file.flush()
+            yield
 
     def begin(self, config: RunConfig, loads: Mapping[str, Any] | None) -> None:
         """Write the resolved configuration and what made the run.
@@ -66,10 +97,12 @@ class RunFolder:
             config: The configuration.
             loads: What was used of saved weights, by part; None for a run that goes on, which keeps what it said.
         """
+        if not self.writes:
+            return
         path = self.path / "run.json"
         if loads is None:
             loads = read_json(path).get("initialised_from", {}) if path.is_file() else {}
-        write_text_atomically(self.path / "config.json", config.model_dump_json(indent=2) + "\n")
+        write_text_atomically(self.path / CONFIG, config.model_dump_json(indent=2) + "\n")
         facts = {
             **self.about,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -83,12 +116,16 @@ class RunFolder:
 
     def log(self, row: dict[str, Any]) -> dict[str, Any]:
         """Append a row to the metrics and give it back."""
+        if not self.writes:
+            return row
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         return row
 
     def rewind(self, step: int) -> None:
         """Drop metrics of steps after `step`, which a resumed run does again."""
+        if not self.writes:
+            return
         rows = [row for row in self.history() if row["step"] <= step]
         write_text_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
@@ -118,8 +155,6 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """Describe the machine without naming it."""
-    import os
-
     return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}
 
 

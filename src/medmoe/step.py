@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from medmoe.config import RunConfig
+from medmoe.distributed import current, gathered, pieces_of_all
 from medmoe.errors import ConfigError, unknown
+from medmoe.heads.words import pieces_of
 from medmoe.model import MedVLM
 from medmoe.objectives import total_loss
 from medmoe.types import Batch, Loss, Output
@@ -33,14 +35,37 @@ def autocast(precision: str, device: str) -> contextlib.AbstractContextManager[A
 
 def eager(config: RunConfig, device: str) -> Forward:
     """Give forward and objectives of a recipe as they stand: under autocast only the forward, losses in float32."""
-    precision, weights, options = config.train.precision, config.objectives, config.objective_options
+    said, judged = _says(config, device), _judges(config)
 
     def forward(model: MedVLM, batch: Batch) -> tuple[Output, Loss]:
-        with autocast(precision, device):
-            output = model(batch)
-        return output, total_loss(output, batch, weights, options)
+        whole, facts = gathered(said(model, told(model, batch)), batch)
+        return whole, judged(whole, facts)
 
     return forward
+
+
+def told(model: MedVLM, batch: Batch) -> Batch:
+    """Let every process know which word pieces the reports of all have: regions are scored by them."""
+    if current().size == 1 or model.region_words is None or batch.tokens is None or batch.pieces is not None:
+        return batch
+    return dataclasses.replace(batch, pieces=pieces_of_all(pieces_of(batch.tokens)))
+
+
+def _says(config: RunConfig, device: str) -> Callable[[MedVLM, Batch], Output]:
+    """Give the forward pass, under autocast where the recipe asks for it."""
+
+    def say(model: MedVLM, batch: Batch) -> Output:
+        with autocast(config.train.precision, device):
+            output: Output = model(batch)
+        return output
+
+    return say
+
+
+def _judges(config: RunConfig) -> Callable[[Output, Batch], Loss]:
+    """Give the objectives, in float32."""
+    weights, options = config.objectives, config.objective_options
+    return lambda output, batch: total_loss(output, batch, weights, options)
 
 
 def compiled(config: RunConfig, device: str) -> Forward:
@@ -57,13 +82,21 @@ def compiled(config: RunConfig, device: str) -> Forward:
         what = "a batch that goes through the model in parts (train.micro_batch) isn't compiled"
         raise ConfigError(what, where="train.compile", remedy="leave one of the two out")
     check_backend(backend, device)
-    run = torch.compile(eager(config, device), backend=backend)
+    if current().size > 1:  # between the two, the processes exchange what they say
+        said = torch.compile(_says(config, device), backend=backend)
+        judged = torch.compile(_judges(config), backend=backend)
+    else:
+        run = torch.compile(eager(config, device), backend=backend)
 
     def forward(model: MedVLM, batch: Batch) -> tuple[Output, Loss]:
-        batch = dataclasses.replace(batch, keys=(), samples=())  # whose values would be compiled in
+        keys = batch.keys
+        batch = dataclasses.replace(told(model, batch), keys=(), samples=())  # whose values would be compiled in
         for value in _of_any_length(batch):
             torch._dynamo.maybe_mark_dynamic(value, 1)
-        return run(model, batch)
+        if current().size == 1:
+            return run(model, batch)
+        whole, facts = gathered(said(model, batch), dataclasses.replace(batch, keys=keys))
+        return whole, judged(whole, dataclasses.replace(facts, keys=()))
 
     return forward
 

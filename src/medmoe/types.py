@@ -313,11 +313,13 @@ class Loss:
         total: [] weighted sum of the active terms.
         terms: Detached, unweighted value of each active term.
         inactive: Terms whose fields the batch lacks.
+        modality: [B] int64 of the samples it was taken over, -1 where unknown, for the log; or None.
     """
 
     total: Tensor
     terms: dict[str, Tensor]
     inactive: tuple[str, ...] = ()
+    modality: Tensor | None = None
 
 
 def over_tensors(value: T, change: Callable[[Tensor], Tensor]) -> T:

@@ -15,7 +15,7 @@ from pathlib import Path
 from medmoe.ablation.plan import read_job
 from medmoe.ablation.run import run_job
 from medmoe.errors import UserError
-from medmoe.train import Interrupted
+from medmoe.signals import Interrupted
 
 
 def main(root: str, folder: str, device: str) -> int:

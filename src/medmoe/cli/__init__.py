@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from medmoe.cli import ablate, bench, embed, evaluate, export, holdout, index, models, report, train
+from medmoe.cli import ablate, bench, embed, evaluate, export, holdout, index, models, report, runs, train
 from medmoe.cli.common import escape
 from medmoe.cli.data import data_app
 from medmoe.errors import UserError
@@ -29,6 +29,7 @@ app.command()(ablate.ablate)
 app.command()(holdout.holdout)
 app.command()(bench.bench)
 app.command()(report.report)
+app.command()(runs.runs)
 app.command()(models.models)
 app.command()(models.config)
 
@@ -41,7 +42,7 @@ app.add_typer(index_app, name="index")
 
 def main() -> None:
     """Run the command line: a user's mistake prints one line and exits with 2."""
-    from medmoe.train import Interrupted
+    from medmoe.signals import Interrupted
 
     try:
         app(prog_name="medmoe")
@@ -50,4 +51,4 @@ def main() -> None:
         sys.exit(2)
     except Interrupted as stop:
         Console(stderr=True, soft_wrap=True).print(escape(str(stop)), highlight=False)
-        sys.exit(130)
+        sys.exit(stop.code)

@@ -12,9 +12,14 @@ from medmoe.cli.common import Columns, Device, Settings, check_device, console, 
 from medmoe.errors import ConfigError
 
 if TYPE_CHECKING:
+    from medmoe.config import RunConfig
     from medmoe.data.sources.base import Source
     from medmoe.model import MedVLM
     from medmoe.rundir import RunFolder
+
+Track = Annotated[
+    str | None, typer.Option(help="tensorboard, wandb, mlflow: show the metrics there too; several joined with commas.")
+]
 
 
 def train(
@@ -44,14 +49,18 @@ def train(
     workers: Annotated[int | None, typer.Option(help="Loader processes.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, data order and augmentation.")] = None,
     on_bad_sample: Annotated[str | None, typer.Option(help="raise, or skip into the run's quarantine.")] = None,
+    track: Track = None,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Go on though the recipe or the data are others than the run's.")
+    ] = False,
     device: Device = "cpu",
     settings: Settings = [],  # noqa: B006
     column: Columns = [],  # noqa: B006
 ) -> None:
-    """Train a recipe on images and their reports."""
-    from medmoe.progress import Progress
+    """Train a recipe on images and their reports; `torchrun -m medmoe train …` does so in several processes."""
+    from medmoe.distributed import joined
     from medmoe.rundir import RunFolder, command_line
-    from medmoe.train import fit
+    from medmoe.trackers import trackers
 
     flags = {
         "data.batch_size": batch_size,
@@ -63,20 +72,39 @@ def train(
         "data.workers": workers,
         "train.seed": seed,
         "data.on_bad_sample": on_bad_sample,
+        "train.track": None if track is None else track.replace(" ", "").split(","),
         "data.upsampling": _factors(train_data_upsampling_factors),
     }
     config, parts = recipe_of(recipe, [*_given(flags, column), *settings], init=init)
     if resume not in (None, "latest"):
         raise ConfigError(f"got {resume!r}, allowed: latest", where="--resume")
-    check_device(device)
+    trackers(config.train.track)  # says what is missing before anything is read or written
     columns, skip_bad = config.data.columns, config.data.on_bad_sample == "skip"
-    train = open_data(train_data, train_split, columns, usual="train", skip_bad=skip_bad)
-    val = open_data(val_data, val_split, columns, usual="val", skip_bad=skip_bad) if val_data else None
-    about = {"command": command_line(), "train_data": train_data, "val_data": val_data}
-    run = RunFolder(out, resume=resume == "latest", about=about)
-    text = config.model.text
-    if text.name == "hf" and text.frozen and not parts and not (out / "checkpoints").is_dir():
-        say("warning: the text encoder is frozen with random weights; start it from --init text=FOLDER")
+    with joined(check_device(device), timeout=config.train.stall_seconds) as world:
+        train = open_data(train_data, train_split, columns, usual="train", skip_bad=skip_bad)
+        val = open_data(val_data, val_split, columns, usual="val", skip_bad=skip_bad) if val_data else None
+        about = {"command": command_line(), "train_data": train_data, "val_data": val_data, "processes": world.size}
+        run = RunFolder(out, resume=resume == "latest", about=about, writes=world.first)
+        if world.first:
+            _warn_of_random_text(config, parts, out)
+        model = _fit(config, train, val, run, parts, world.device(device), allow_changes)
+        if world.first:
+            _tell_result(run, model, val)
+
+
+def _fit(
+    config: RunConfig,
+    train: Source,
+    val: Source | None,
+    run: RunFolder,
+    parts: dict[str, str],
+    device: str,
+    allow_changes: bool,
+) -> MedVLM:
+    """Train, and show how it goes."""
+    from medmoe.progress import Progress
+    from medmoe.train import fit
+
     with Progress(config, console) as progress:
 
         def watch(row: dict[str, Any]) -> None:
@@ -84,8 +112,9 @@ def train(
                 _tell_init(run.path, parts)
             progress(row)
 
-        model = fit(config, train=train, val=val, run=run, init=parts, device=device, watch=watch)
-    _tell_result(run, model, val)
+        return fit(
+            config, train=train, val=val, run=run, init=parts, device=device, allow_changes=allow_changes, watch=watch
+        )
 
 
 def _given(flags: dict[str, Any], column: list[str]) -> list[str]:
@@ -101,6 +130,13 @@ def _factors(text: str | None) -> list[float] | None:
     except ValueError:
         where = "--train-data-upsampling-factors"
         raise ConfigError(f"got {text!r}, allowed: numbers such as 1::2.5", where=where) from None
+
+
+def _warn_of_random_text(config: RunConfig, parts: dict[str, str], out: Path) -> None:
+    """Say where a frozen text encoder would stay random."""
+    text = config.model.text
+    if text.name == "hf" and text.frozen and not parts and not (out / "checkpoints").is_dir():
+        say("warning: the text encoder is frozen with random weights; start it from --init text=FOLDER")
 
 
 def _tell_result(run: RunFolder, model: MedVLM, val: Source | None) -> None:

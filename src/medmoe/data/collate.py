@@ -8,11 +8,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from medmoe.data.text import ReportTokenizer
+from medmoe.data.text import Draws, ReportTokenizer
 from medmoe.errors import DataError, unknown
 from medmoe.types import Batch, Sample
 
@@ -22,7 +21,7 @@ def collate(
     tokenizer: ReportTokenizer | None,
     *,
     modalities: Sequence[str],
-    rng: np.random.Generator | None = None,
+    rng: Draws | None = None,
     foreign: bool = False,
 ) -> Batch:
     """Make a batch of B prepared samples.
@@ -31,7 +30,7 @@ def collate(
         items: What `Preprocess` gave for each.
         tokenizer: Tokenizes the reports; None leaves them out.
         modalities: The model's modalities, in its order.
-        rng: Draws sentences of long reports, in training.
+        rng: Draws sentences of long reports, in training, or gives what draws those of each.
         foreign: Whether a modality that isn't one of the model's gets the index -1, as an unknown one does; the sample
             keeps its name.
 

@@ -3,195 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import json
 import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from medmoe.data.batch import Parcel, Reader
 from medmoe.data.collate import collate
 from medmoe.data.crops import RandomCrop
-from medmoe.data.device_augment import Frame, put_off, stack
 from medmoe.data.plan import PLAIN, SHUFFLES, Layout, Plan
-from medmoe.data.preprocess import Preprocess, check
+from medmoe.data.preprocess import Preprocess
 from medmoe.data.sources.base import Source
 from medmoe.data.text import ReportTokenizer
-from medmoe.data.transforms import Augment, Change
-from medmoe.errors import ConfigError, DataError, UserError, unknown
-from medmoe.types import Batch, Sample
+from medmoe.data.transforms import Augment
+from medmoe.errors import ConfigError, DataError, unknown
+from medmoe.types import Batch
 
 __all__ = ["Loader", "collate"]
 
-T = TypeVar("T")
-
-_Item = tuple[Tensor, Sample, tuple[Change, Frame] | None]  # with what is left for the device to do
-
 ON_BAD_SAMPLE = ("raise", "skip")
 AUGMENT_ON = ("worker", "device")
-PATIENCE = 1000  # bad samples in a row after which the data, not a sample, is at fault
-_AUGMENT, _SENTENCES, _GRAIN = 11, 12, 13  # first keys of the random streams; those of the plan are others
-
-
-@dataclass(frozen=True, slots=True)
-class _Trouble:
-    """A user error as a value: exceptions with keyword arguments don't survive the way out of a worker process."""
-
-    kind: type[UserError]
-    what: str
-    where: str | None
-    remedy: str | None
-
-    @classmethod
-    def of(cls, error: UserError) -> _Trouble:
-        return cls(type(error), error.what, error.where, error.remedy)
-
-    def error(self) -> UserError:
-        return self.kind(self.what, where=self.where, remedy=self.remedy)
-
-
-@dataclass(frozen=True, slots=True)
-class _Parcel:
-    """What a worker hands over for a step.
-
-    Attributes:
-        step: The step.
-        batch: Its batch; None when no sample of it was good, or after a fatal error.
-        bad: Key and error of each sample left out.
-        fatal: The error to raise.
-    """
-
-    step: int
-    batch: Batch | None
-    bad: tuple[tuple[str, _Trouble], ...]
-    fatal: _Trouble | None = None
-
-    def pin_memory(self) -> _Parcel:
-        """Called by torch's DataLoader, so that copying to the GPU can overlap with work there."""
-        return dataclasses.replace(self, batch=_pinned(self.batch))
-
-
-def _pinned(value: T) -> T:
-    if isinstance(value, Tensor):
-        return value.pin_memory()  # type: ignore[return-value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type | Sample):
-        fields = {field.name: _pinned(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return dataclasses.replace(value, **fields)
-    return value
-
-
-class _Reader(Dataset[_Parcel]):
-    """The steps by number; this is what runs in the workers. A plan makes it read for training."""
-
-    def __init__(
-        self,
-        source: Source,
-        preprocess: Preprocess,
-        tokenizer: ReportTokenizer | None,
-        *,
-        modalities: tuple[str, ...],
-        batch_size: int,
-        plan: Plan | None,
-        augment: Augment | None,
-        later: bool,
-        crop: RandomCrop | None,
-        seed: int,
-        skip: bool,
-        foreign: bool,
-        rank: int,
-        world: int,
-    ) -> None:
-        self.source, self.preprocess, self.tokenizer = source, preprocess, tokenizer
-        self.modalities, self.batch_size, self.plan = modalities, batch_size, plan
-        self.augment, self.later, self.crop = augment, later, crop
-        self.seed, self.skip, self.foreign = seed, skip, foreign
-        self.rank, self.world = rank, world
-        self.own = (rank,) if world > 1 else ()  # of random streams that are drawn once a batch
-
-    def __getitem__(self, step: int) -> _Parcel:
-        bad: list[tuple[str, _Trouble]] = []
-        try:
-            items = self._eval_items(step, bad) if self.plan is None else self._train_items(step, self.plan, bad)
-            if not items:
-                return _Parcel(step, None, tuple(bad))
-            rng = None if self.plan is None else np.random.default_rng([self.seed, _SENTENCES, step, *self.own])
-            pairs = [(image, sample) for image, sample, _ in items]
-            batch = collate(pairs, self.tokenizer, modalities=self.modalities, rng=rng, foreign=self.foreign)
-            return _Parcel(step, self._with_changes(step, batch, items), tuple(bad))
-        except UserError as error:
-            return _Parcel(step, None, tuple(bad), _Trouble.of(error))
-
-    def _with_changes(self, step: int, batch: Batch, items: list[_Item]) -> Batch:
-        """Hand on to the device what it is to do to the images."""
-        drawn = [one for _, _, one in items if one is not None]
-        if not drawn or self.augment is None:
-            return batch
-        seed = int(np.random.SeedSequence([self.seed, _GRAIN, step, *self.own]).generate_state(1, np.uint32)[0])
-        changes = stack(drawn, size=self.preprocess.size, seed=seed, fill=self.augment.fill)
-        return dataclasses.replace(batch, changes=changes)
-
-    def _eval_items(self, step: int, bad: list[tuple[str, _Trouble]]) -> list[_Item]:
-        first = step * self.batch_size
-        indices = range(first, min(first + self.batch_size, len(self.source)))[self.rank :: self.world]
-        found = (self._read(index, None, bad) for index in indices)
-        return [item for item in found if item is not None]
-
-    def _train_items(self, step: int, plan: Plan, bad: list[tuple[str, _Trouble]]) -> list[_Item]:
-        """Read a step's samples, or this rank's; a bad one gives its place to the next good one of the plan."""
-        items: list[_Item] = []
-        tried = set[int]()
-        spare = itertools.islice(plan.following(step), self.rank, None, self.world)
-        for place, planned in list(enumerate(plan.indices(step).tolist()))[self.rank :: self.world]:
-            rng = np.random.default_rng([self.seed, _AUGMENT, step, place])
-            for attempt, index in enumerate(itertools.chain([planned], spare)):
-                item = None if index in tried else self._read(index, rng, bad)
-                if item is not None:
-                    items.append(item)
-                    break
-                tried.add(index)
-                if len(tried) == len(self.source) or attempt == PATIENCE:
-                    last = bad[-1][1]
-                    what = (
-                        f"no good sample found: {len(tried)} of {len(self.source)} tried are bad, such as: {last.what}"
-                    )
-                    raise DataError(what, where=last.where, remedy=last.remedy or "repair the data")
-        return items
-
-    def _read(self, index: int, rng: np.random.Generator | None, bad: list[tuple[str, _Trouble]]) -> _Item | None:
-        """Read and prepare a sample; None, and a note of why, when it is bad and bad ones are skipped."""
-        try:
-            sample = self.source[index]
-            if self.crop is not None and rng is not None:
-                sample = self.crop(sample, rng)
-            drawn = None
-            if self.augment is not None and rng is not None:
-                if self.later:
-                    check(sample)
-                    sample, drawn = put_off(self.augment, sample, rng, self.preprocess)
-                else:
-                    sample = self.augment(self.preprocess.shrink(sample), rng)
-            return *self.preprocess(sample), drawn
-        except DataError as error:
-            if not self.skip:
-                raise
-            bad.append((_key(self.source, index, error), _Trouble.of(error)))
-            return None
-
-
-def _key(source: Source, index: int, error: DataError) -> str:
-    try:
-        return source.facts(index).key
-    except DataError:
-        return error.where or f"sample {index}"
 
 
 def _modality(source: Source, index: int) -> str | None:
@@ -240,7 +78,8 @@ class Loader:
         layout: Of what the source is made, in training; see `medmoe.data.plan.Layout`.
         rank: Which of the processes that share each batch this is, from 0. It gets every `world`-th sample of it, with
             the augmentation that it would have without the others.
-        world: How many there are; a batch of training is shared out evenly.
+        world: How many there are; a batch of training is shared out as evenly as it can be.
+        patience: Seconds after which a batch that doesn't come from the worker processes is an error; 0: never.
 
     Attributes:
         waited: Seconds the caller has waited for batches so far.
@@ -275,6 +114,7 @@ class Loader:
         layout: Layout = PLAIN,
         rank: int = 0,
         world: int = 1,
+        patience: float = 0,
     ) -> None:
         _check(source, batch_size, seed, workers, on_bad_sample)
         _check_share(rank, world, batch_size, train)
@@ -292,7 +132,7 @@ class Loader:
                 seed=seed,
                 layout=layout,
             )
-        self._reader = _Reader(
+        self._reader = Reader(
             source,
             preprocess,
             tokenizer,
@@ -313,8 +153,8 @@ class Loader:
         self._settings |= {"within_fraction": within_fraction, "balance": balance, "seed": seed, "start": start}
         self._settings |= {"workers": workers, "on_bad_sample": on_bad_sample, "rank": rank, "world": world}
         self._settings |= {"upsampling": list(layout.factors), "shuffle": SHUFFLES[layout.shards is not None]}
-        self._workers, self._seed = workers, seed
-        self._data: DataLoader[_Parcel] | None = None
+        self._workers, self._seed, self._patience = workers, seed, patience if workers else 0
+        self._data: DataLoader[Parcel] | None = None
         self._quarantine = quarantine
         self._told = _quarantined(quarantine)
         self.waited, self.skipped = 0.0, 0
@@ -329,7 +169,7 @@ class Loader:
         some = False
         while True:
             begun = time.perf_counter()
-            parcel = next(parcels, None)
+            parcel = _next(parcels, self._reader.rank)
             self.waited += time.perf_counter() - begun
             if parcel is None:
                 break
@@ -350,7 +190,7 @@ class Loader:
         """Stop the workers; iterating again starts new ones."""
         self._data = None
 
-    def _parcels(self) -> Iterator[_Parcel]:
+    def _parcels(self) -> Iterator[Parcel]:
         """Start the workers, or take up those that run."""
         if self._data is None:
             self._data = DataLoader(
@@ -361,6 +201,7 @@ class Loader:
                 collate_fn=_as_it_is,
                 pin_memory=torch.cuda.is_available(),
                 worker_init_fn=_begin_worker,
+                timeout=self._patience,
                 prefetch_factor=2 if self._workers else None,
                 persistent_workers=self._workers > 0,
                 generator=torch.Generator().manual_seed(self._seed),  # else it draws from the global one
@@ -368,7 +209,7 @@ class Loader:
         with _no_tokenizer_threads():
             return iter(self._data)
 
-    def _note(self, parcel: _Parcel) -> None:
+    def _note(self, parcel: Parcel) -> None:
         """Count the bad samples, and write down those not written yet."""
         self.skipped += len(parcel.bad)
         for key, trouble in parcel.bad:
@@ -379,6 +220,26 @@ class Loader:
             self._quarantine.parent.mkdir(parents=True, exist_ok=True)
             with self._quarantine.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
+
+
+def _next(parcels: Iterator[Parcel], rank: int) -> Parcel | None:
+    """Take the next parcel.
+
+    Raises:
+        DataError: If none comes in time, or a worker is gone.
+    """
+    try:
+        return next(parcels, None)
+    except RuntimeError as error:
+        told = str(error).split("\n")[0]
+        if "DataLoader" not in told:
+            raise
+        if "timed out" in told:
+            what, remedy = "no batch came in time", "look at the disk or network, or wait longer: train.stall_seconds"
+        else:
+            what = "a loader process is gone, killed perhaps for want of memory"
+            remedy = "take fewer --workers or a smaller data.cache_mb, then --resume latest"
+        raise DataError(f"process {rank}: {what} ({told})", remedy=remedy) from error
 
 
 def _check(source: Source, batch_size: int, seed: int, workers: int, on_bad_sample: str) -> None:
@@ -401,9 +262,9 @@ def _check_changes(changes: Mapping[str, object], augment_on: str, train: bool) 
 
 
 def _check_share(rank: int, world: int, batch_size: int, train: bool) -> None:
-    if not 0 <= rank < world or (train and batch_size % world):
-        what = f"rank {rank} of {world} for batches of {batch_size}; allowed: 0 to {world - 1}, even shares"
-        raise ConfigError(what, where="data.batch_size", remedy=f"take a multiple of {world}")
+    if not 0 <= rank < world or (train and batch_size < world):
+        what = f"rank {rank} of {world} for batches of {batch_size}; allowed: 0 to {world - 1}, and a sample for each"
+        raise ConfigError(what, where="data.batch_size", remedy=f"take {world} or more")
 
 
 def _quarantined(path: Path | None) -> set[str]:

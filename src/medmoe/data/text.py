@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ _ALNUM = re.compile(r"[^\W_]")
 _SENTENCE_END = re.compile(r"(?<=[^\W\d][.!?])\s+|(?<=[)%\]\"'][.!?])\s+|\n\s*\n")
 
 Ints = NDArray[np.int64]
+Draws: TypeAlias = np.random.Generator | Callable[[int], np.random.Generator]
 Bools = NDArray[np.bool_]
 
 
@@ -164,12 +166,13 @@ class ReportTokenizer:
         settings = {"max_words": self.max_words, "max_pieces": self.max_pieces}
         (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
-    def __call__(self, reports: Sequence[str | None], *, rng: np.random.Generator | None = None) -> Tokens:
+    def __call__(self, reports: Sequence[str | None], *, rng: Draws | None = None) -> Tokens:
         """Tokenize B reports.
 
         Args:
             reports: The reports; None and an empty one give a row of special pieces only, without a word.
-            rng: Draws the sentences of long reports, in training; None keeps all, for evaluation.
+            rng: Draws the sentences of long reports, in training, or gives for each report what draws them; None keeps
+                all, for evaluation.
 
         Returns:
             Tokens with T = the most pieces and N = the most words of any report here (at least 1).
@@ -264,14 +267,15 @@ class ReportTokenizer:
             self._known.update((unit, _chunk(unit, code)) for unit, code in zip(missing, encodings, strict=True))
         return self._known
 
-    def _keep(self, pieces: _Pieces, texts: list[str], rng: np.random.Generator | None) -> Bools:
+    def _keep(self, pieces: _Pieces, texts: list[str], rng: Draws | None) -> Bools:
         """Choose the pieces of each report that fit the limits: [P]."""
         keep = np.ones(len(pieces.ids), np.bool_)
         if rng is not None:
             words = np.bincount(pieces.row, weights=pieces.begins & pieces.counts, minlength=len(texts))
             for index in np.flatnonzero(words > self.max_words):
                 part = slice(*pieces.bounds[index : index + 2])
-                keep[part] = self._draw(texts[index], pieces, part, rng)
+                own = rng if isinstance(rng, np.random.Generator) else rng(int(index))
+                keep[part] = self._draw(texts[index], pieces, part, own)
         room = self.max_pieces - len(self._prefix) - len(self._suffix)
         for index in np.flatnonzero(np.diff(pieces.bounds) > room):
             first, last = pieces.bounds[index : index + 2]

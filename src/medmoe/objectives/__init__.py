@@ -75,7 +75,7 @@ def total_loss(
             continue
         total = total + weight * value
         terms[name] = value.detach()
-    return Loss(total=total, terms=terms, inactive=tuple(inactive))
+    return Loss(total=total, terms=terms, inactive=tuple(inactive), modality=batch.modality)
 
 
 def _check(weights: Mapping[str, float], options: Mapping[str, Mapping[str, Any]]) -> None:

@@ -19,6 +19,11 @@ _TITLES = {
     "image_router_accuracy": "Image router accuracy",
     "images_per_second": "Images per second",
     "data_wait": "Share of time waiting for data",
+    "expert_agreement": "Images whose chosen expert is their modality's",
+    "rss_mib": "Memory of the process (MiB)",
+    "rss_peak_mib": "Memory of the process, most so far (MiB)",
+    "cuda_allocated_peak_mib": "Memory allocated on the device, most so far (MiB)",
+    "cuda_reserved_peak_mib": "Memory reserved on the device, most so far (MiB)",
 }
 _NOT_DRAWN = {"kind", "step", "loss", "terms", "load", "inactive", "images", "skipped"}
 
@@ -37,13 +42,13 @@ def curves(history: Sequence[Row], experts: Sequence[str]) -> Html:
     losses += [line_chart(_spoken(term), _both(history, _term(term))) for term in terms]
     others = dict.fromkeys(key for row in history for key, value in row.items() if _drawn(key, value))
     rest = [line_chart(_TITLES.get(key, _spoken(key)), _both(history, _value(key))) for key in others]
-    load = _load(history, experts)
+    shares = [chart for chart in (_load(history, experts), _norms(history)) if chart]
     return tag(
         "div",
         tag("div", *losses, class_="charts"),
         _inactive(history),
         tag("h3", "How the run went"),
-        tag("div", *([load] if load else []), *rest, class_="charts"),
+        tag("div", *shares, *rest, class_="charts"),
     )
 
 
@@ -86,6 +91,19 @@ def _load(history: Sequence[Row], experts: Sequence[str]) -> Html | None:
         for k, name in enumerate(names)
     ]
     return line_chart("Share of the images each expert gets", lines)
+
+
+def _norms(history: Sequence[Row]) -> Html | None:
+    """Draw the gradient's norm of each part of the model; a part that had none at a step has a gap there."""
+    rows = [row for row in history if row.get("kind") == "train" and row.get("grad_norms")]
+    if not rows:
+        return None
+    parts = dict.fromkeys(part for row in rows for part in row["grad_norms"])
+    lines = [
+        Series(part, [(float(row["step"]), row["grad_norms"].get(part)) for row in rows], f"s{k % 8}", raw=False)
+        for k, part in enumerate(parts)
+    ]
+    return line_chart("Gradient norm by part, before clipping", lines)
 
 
 def _inactive(history: Sequence[Row]) -> Html | None:

@@ -71,7 +71,7 @@ def read_runs(paths: Sequence[Path | str]) -> list[Run]:
     twice = [str(path) for path, count in Counter(path.resolve() for path in found).items() if count > 1]
     if twice:
         raise ConfigError(f"{twice[0]} is given twice", remedy="give each run once")
-    return [read_run(path, name=name) for path, name in zip(found, _names(found), strict=True)]
+    return [read_run(path, name=name) for path, name in zip(found, shortest_names(found), strict=True)]
 
 
 def read_run(path: Path, *, name: str | None = None) -> Run:
@@ -165,7 +165,7 @@ def _history(path: Path) -> list[Mapping[str, Any]]:
     return rows
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def shortest_names(paths: Sequence[Path]) -> list[str]:
     """Name each path by as many of its last parts as tell it from the others."""
     whole = [path.resolve() for path in paths]
     parts = [(*path.parts[1:-1], path.stem if path.is_file() else path.name) for path in whole]

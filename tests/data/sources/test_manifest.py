@@ -14,13 +14,12 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from medmoe.data.sources.base import ChangedSource, Source, place_of, reduced
+from medmoe.data.sources.base import ChangedSource, Source, facts_fingerprint, place_of, reduced
 from medmoe.data.sources.cells import parse_labels
 from medmoe.data.sources.concat import ConcatSource
 from medmoe.data.sources.manifest import ManifestSource
 from medmoe.data.sources.phantom import PhantomSource
 from medmoe.data.sources.rows import Rows
-from medmoe.embed import data_fingerprint
 from medmoe.errors import DataError
 from medmoe.tasks.features import of_samples
 from medmoe.types import Box
@@ -440,7 +439,7 @@ def test_data_of_other_slices_have_another_fingerprint(tmp_path):
             "image,frame\n" + "a.nii,3\n" * 20 + f"a.nii,{frame}\n" + "a.nii,3\n" * 20
         )
         source = ManifestSource(tmp_path, check_files=False)
-        prints.append((of_samples(source), data_fingerprint(source)))
+        prints.append((of_samples(source), facts_fingerprint(source)))
     assert prints[0][0] != prints[1][0]
     assert prints[0][1] != prints[1][1]
 

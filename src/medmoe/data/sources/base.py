@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,3 +145,17 @@ def reduced(source: Source, at_least: int) -> Source:
     """
     own: Callable[[int], Source] | None = getattr(source, "reduced", None)
     return source if own is None else own(at_least)
+
+
+def facts_fingerprint(source: Source) -> str:
+    """Hash what is known of a source's samples without their pixels, in order."""
+    digest = hashlib.sha256()
+    for index in range(len(source)):
+        try:
+            facts = source.facts(index)
+            known: Any = (facts.key, facts.modality, facts.report, facts.labels, facts.patient, facts.source)
+            known = (*known, place) if (place := place_of(source, index)) else known
+        except DataError as error:
+            known = str(error)
+        digest.update(repr(known).encode())
+    return digest.hexdigest()[:16]

@@ -42,7 +42,8 @@ def find_manifest(path: Path) -> Path:
             )
         return found
     if not path.is_file():
-        raise DataError("no such manifest", where=str(path), remedy="check the path, or make one with: medmoe data scan FOLDER")
+        remedy = "check the path, or make one with: medmoe data scan FOLDER"
+        raise DataError("no such manifest", where=str(path), remedy=remedy)
     return path
 
 

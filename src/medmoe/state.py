@@ -1,0 +1,301 @@
+"""What a run carries from step to step: made or taken up again, validated, saved."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medmoe import checkpoint
+from medmoe.build import (
+    build_model,
+    build_text_cache,
+    build_tokenizer,
+    initialise,
+    preprocess_of,
+    put_weights,
+    resolve_data,
+)
+from medmoe.caching import Way, bounded, check_separable, forward_in_parts
+from medmoe.config import RunConfig, changes
+from medmoe.data.device_augment import augmented
+from medmoe.data.loader import Loader
+from medmoe.data.sources.base import Source, facts_fingerprint
+from medmoe.data.sources.rows import Rows
+from medmoe.distributed import World, gathered, over_all, summed
+from medmoe.encoders.cached_text import CachedText
+from medmoe.encoders.pretrained import LoadReport, freeze, training
+from medmoe.errors import ConfigError, UserError
+from medmoe.folder import find_folder, read_json
+from medmoe.guards import Finite
+from medmoe.leaks import remember
+from medmoe.model import MedVLM
+from medmoe.objectives import total_loss
+from medmoe.optim import WeightAverage, adamw, copy_state, load_state_tensors, state_tensors
+from medmoe.rundir import CONFIG, RunFolder
+from medmoe.step import Forward, autocast, compiled
+from medmoe.types import Batch, Loss, Output
+
+# What may be other when a run goes on: it decides how a run is watched, kept and fed, not what is learnt from what.
+FREE = frozenset(
+    f"{group}.{name}"
+    for group, names in {
+        "train": "steps log_every val_every save_every keep keep_best save_beside bad_steps stall_seconds text_cache "
+        "text_cache_mb track",
+        "data": "workers cache_mb on_bad_sample",
+    }.items()
+    for name in names.split()
+)
+
+
+@dataclass
+class State:
+    """What a run carries from step to step."""
+
+    model: MedVLM
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage | None
+    step: int = 0
+    loads: dict[str, LoadReport] = field(default_factory=dict)
+    forward: Forward | None = None  # of training steps; None: as it stands
+    text: CachedText | None = None  # what the frozen text encoder made of reports, where that is kept
+    guard: Finite | None = None
+    data: str = ""  # fingerprint of the training samples' facts
+    val_loss: tuple[int, float] | None = None  # the step of the last validation, and what came of it
+
+
+def prepare(
+    config: RunConfig,
+    *,
+    train: Source,
+    run: RunFolder,
+    init: dict[str, str],
+    device: str,
+    allow_changes: bool = False,
+) -> tuple[State, RunConfig]:
+    """Build everything a run needs, from its newest checkpoint where there is one.
+
+    Raises:
+        UserError: If the data or configuration can't be used, or a run would go on with others than it had.
+    """
+    config, reports = resolve_data(config, train)
+    check_local_similarity(config)
+    brought = init_tokenizer(init)
+    saved = checkpoint.load_latest(run.path)
+    data = facts_fingerprint(train)
+    if saved is not None and not allow_changes:
+        refuse_changes(run.path, config, data, saved.state)
+    tokenizer = build_tokenizer(config.model.text, reports, folder=saved.folder if saved else brought)
+    model = build_model(config.model, tokenizer, seed=config.train.seed)
+    loads = {} if saved else initialise(model, init)
+    if config.train.freeze:
+        freeze(model, config.train.freeze)
+    if config.train.micro_batch is not None:
+        check_separable(training(model))
+        if config.train.compile:
+            raise ConfigError(
+                "a batch that passes in parts isn't compiled", where="train.compile", remedy="leave out one of the two"
+            )
+    over_all(model.to(device))
+    settings = config.train
+    forward = compiled(config, device) if settings.compile else None
+    optimizer = adamw(model, lr=settings.lr, weight_decay=settings.weight_decay, betas=settings.betas)
+    state = State(model, optimizer, None, loads=loads, forward=forward, data=data)
+    if saved:
+        put_weights(
+            model,
+            saved.weights,
+            where=str(run.path),
+            remedy="go on with the settings of its config.json, or give another --out",
+        )
+        load_state_tensors(model, optimizer, saved.optimizer)
+        state.step = saved.step
+    state.text = build_text_cache(model, config, run.path)
+    run.rewind(state.step)
+    if settings.ema is not None:
+        state.average = WeightAverage(model, settings.ema)
+        if saved and saved.average:
+            state.average.weights = {name: value.to(device) for name, value in saved.average.items()}
+    run.begin(config, None if saved else loads)
+    if run.writes:
+        remember(run.path, train, init=init)
+    state.guard = Finite(
+        model, optimizer, patience=settings.bad_steps, log=run.path / "bad_steps.jsonl" if run.writes else None
+    )
+    return state, config
+
+
+def refuse_changes(run: Path, config: RunConfig, data: str, saved: Mapping[str, Any]) -> None:
+    """Refuse to go on with another recipe or other data than a run had.
+
+    Raises:
+        UserError: Naming what differs.
+    """
+    told = []
+    if (run / CONFIG).is_file():
+        had = read_json(run / CONFIG)
+        told = [line for key, line in changes(had, config.model_dump(mode="json")).items() if key not in FREE]
+    if saved.get("data") not in (None, data):
+        told.append("the training samples (their keys, reports, labels, modalities or patients) are others")
+    if told:
+        remedy = "go on with the same, give another --out, or allow it with --allow-changes"
+        raise UserError(f"the run that is there was made with others: {'; '.join(told)}", where=str(run), remedy=remedy)
+
+
+def init_tokenizer(init: Mapping[str, str]) -> Path | None:
+    """Find the tokenizer that saved parts bring: their word pieces' embeddings mean nothing under another one."""
+    if "text" in init:
+        return Path(init["text"])
+    return find_folder(init["model"]) if "model" in init else None
+
+
+def check_local_similarity(config: RunConfig) -> None:
+    """Refuse to train words and regions by one similarity a model that is read by another.
+
+    Raises:
+        ConfigError: If local objectives are active and none is that of `model.local_similarity`.
+    """
+    objectives = {"local": "attention", "late_interaction": "late_interaction"}
+    active = [name for name in objectives if config.objectives.get(name, 0) > 0]
+    kind = config.model.local_similarity
+    if active and kind not in [objectives[name] for name in active]:
+        own = next(name for name, similarity in objectives.items() if similarity == kind)
+        raise ConfigError(
+            f"the model reads words and regions by {kind!r}, and {active[0]!r} trains another similarity",
+            where="objectives",
+            remedy=f"--set objectives.{active[0]}=0 --set objectives.{own}=0.5, or for a new model "
+            f"--set model.local_similarity={objectives[active[0]]}",
+        )
+
+
+def ready(batch: Batch, state: State, device: str) -> Batch:
+    """Bring a batch to the device, with what is known of its reports, and do there what its augmentation left over."""
+    if state.text is not None and batch.tokens is not None:
+        batch = dataclasses.replace(batch, text=state.text(batch.tokens))
+    batch = batch.to(device, non_blocking=True)
+    if batch.changes is None:
+        return batch
+    assert state.model.assets is not None
+    return augmented(batch, preprocess_of(state.model.assets.preprocess))
+
+
+def way_of(config: RunConfig, device: str) -> Way:
+    """Say how a batch goes through the model: whole, or in parts."""
+    settings = config.train
+    return Way(settings.micro_batch or config.data.batch_size, device, partial(autocast, settings.precision, device))
+
+
+def loss_of_whole(config: RunConfig, output: Output, batch: Batch) -> Loss:
+    """Give the loss of a batch that went through the model in parts, all processes' together, on bounded memory."""
+    output, batch = gathered(output, batch)
+    return total_loss(output, batch, config.objectives, bounded(config.objective_options, output))
+
+
+@torch.no_grad()
+def validate(state: State, loader: Loader | None, config: RunConfig, device: str) -> dict[str, Any]:
+    """Average every term over the whole validation set, images routed by their pixels.
+
+    Args:
+        state: The run.
+        loader: This process's share of the batches, or None where there is none left for it.
+        config: The recipe.
+        device: Where to compute.
+    """
+    model = state.model.eval()
+    names = list(config.objectives)
+    sums = dict.fromkeys(("loss", "images", "right", "known", *names, *(f"has {name}" for name in names)), 0.0)
+    with averaged(state):
+        for batch in loader or ():
+            output, batch = forward_in_parts(model, ready(batch, state, "cpu"), way_of(config, device))
+            loss = total_loss(output, batch, config.objectives, bounded(config.objective_options, output))
+            count = len(batch.keys)
+            sums["images"], sums["loss"] = sums["images"] + count, sums["loss"] + count * float(loss.total)
+            for name, value in loss.terms.items():
+                sums[name], sums[f"has {name}"] = sums[name] + count * float(value), 1.0
+            if batch.modality is not None:
+                labelled = batch.modality >= 0
+                sums["known"] += int(labelled.sum())
+                sums["right"] += int(((output.image.logits.argmax(1) == batch.modality) & labelled).sum())
+    training(model)
+    sums = dict(zip(sums, summed(sums.values(), device), strict=True))
+    images = max(sums["images"], 1)
+    return {
+        "kind": "val",
+        "step": state.step,
+        "loss": sums["loss"] / images,
+        "terms": {name: sums[name] / images for name in names if sums[f"has {name}"]},
+        "image_router_accuracy": sums["right"] / sums["known"] if sums["known"] else None,
+        "images": int(sums["images"]),
+    }
+
+
+def share_of(source: Source, batch_size: int, world: World) -> Source | None:
+    """Give every `size`-th batch of a source to a process, whole as one process would have it; None: none is left."""
+    if world.size == 1:
+        return source
+    batches = range(world.rank, -(-len(source) // batch_size), world.size)
+    places = [place for b in batches for place in range(b * batch_size, min((b + 1) * batch_size, len(source)))]
+    return Rows(source, places) if places else None
+
+
+@contextlib.contextmanager
+def averaged(state: State) -> Iterator[None]:
+    """Put the averaged weights into the model for a while, if the run averages."""
+    if state.average is None:
+        yield
+        return
+    own = {name: value.detach().clone() for name, value in state.model.state_dict().items()}
+    state.model.load_state_dict(state.average.weights)
+    try:
+        yield
+    finally:
+        state.model.load_state_dict(own)
+
+
+def snapshot(state: State, config: RunConfig) -> checkpoint.Snapshot:
+    """Copy what a checkpoint holds."""
+    assert state.model.assets is not None
+    judged = state.val_loss[1] if state.val_loss is not None and state.val_loss[0] == state.step else None
+    return checkpoint.snapshot(
+        state.step,
+        weights=state.model.state_dict(),
+        optimizer=state_tensors(state.model, state.optimizer),
+        average=None if state.average is None else state.average.weights,
+        assets=state.model.assets,
+        state={"recipe": config.recipe, "seed": config.train.seed, "data": state.data, "val_loss": judged},
+    )
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Give the seed of what is drawn in a step: a run that goes on draws as one that never stopped."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=7).digest(), "big")
+
+
+def grow_step(config: RunConfig) -> int:
+    """Give the step after which growing experts part."""
+    return max(1, round(config.train.steps * config.train.grow_at))
+
+
+def grow(state: State) -> None:
+    """Part the growing experts, once; what the optimiser and the average know of the one, they then know of each."""
+    if state.model.experts.grown:
+        return
+    if state.average is not None:
+        with averaged(state):
+            state.model.experts.grow()
+            state.average.weights = {name: value.detach().clone() for name, value in state.model.state_dict().items()}
+    copy_state(state.optimizer, state.model.experts.grow())
+
+
+def finish(state: State) -> MedVLM:
+    """Give the model to use: with averaged weights if the run averages."""
+    if state.average is not None:
+        state.model.load_state_dict(state.average.weights)
+    return state.model.eval()
