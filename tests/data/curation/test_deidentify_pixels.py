@@ -14,6 +14,7 @@ import pydicom
 import pytest
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from dicom_files import write as write_dicom
 from medmoe.data.curation.deidentify_burned import find_text
 from medmoe.data.curation.deidentify_dicom import clean_dicom
 from medmoe.data.curation.deidentify_images import blank_image, clean_image, kind_of
@@ -310,3 +311,13 @@ def test_text_in_a_png_is_blanked(tmp_path: Path):
     (tmp_path / "scan").write_bytes(fresh)
     assert kind_of(tmp_path / "scan") == "png"
     assert kind_of(tmp_path) is None
+
+
+@pytest.mark.parametrize(("frames", "marked"), [(3, True), (4, False)])
+def test_pixels_are_only_called_clean_where_every_frame_was_looked_at(tmp_path: Path, frames: int, marked: bool):
+    values = np.zeros((frames, 32, 32), np.uint16)
+    path = write_dicom(tmp_path / "cine.dcm", values, PatientID="1", Modality="US")
+    found = clean_dicom(path, KEY, Options(), burned_in="blank")
+    item = pydicom.dcmread(io.BytesIO(found.content))
+    codes = [str(code.CodeValue) for code in item.DeidentificationMethodCodeSequence]
+    assert ("113101" in codes) == marked

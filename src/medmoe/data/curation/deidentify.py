@@ -291,6 +291,7 @@ def write_map(path: Path, result: Result) -> None:
     """
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            path.chmod(0o600)  # also where an earlier one was there for others to read
             for name, record in zip(result.sources, result.records, strict=True):
                 file.write(json.dumps({"source": name, "file": record.file, "reason": record.reason}) + "\n")
     except OSError as error:

@@ -125,9 +125,7 @@ def _cleaned(old: Any, syntax: str, key: Key, options: Options, burned_in: str, 
         file.blanked = True
     else:
         syntax = write_pixels(old, new, syntax, where=where)
-    if (
-        burned_in == "blank" and "PixelData" in new and int(old.get("BitsAllocated") or 0) != 1
-    ):  # those aren't looked at
+    if burned_in == "blank" and _all_looked_at(old):
         _mark_blanked(new)
     file.content = _written(old, new, key, syntax, where)
     return file
@@ -212,6 +210,12 @@ def _burned_in(old: Any, file: CleanedFile, burned_in: str, where: str) -> list[
         what = "its header says that text is burned in, and none was found to blank"
         raise DataError(what, where=where, remedy="look at it, and blank it by hand")
     return boxes
+
+
+def _all_looked_at(old: Any) -> bool:
+    """Tell whether every frame was looked into for text: of many only some are, and of one-bit masks none."""
+    frames = max(int(old.get("NumberOfFrames") or 1), 1)
+    return "PixelData" in old and int(old.get("BitsAllocated") or 0) != 1 and frames <= _LOOKED_AT
 
 
 def _text_boxes(old: Any, where: str) -> list[Box]:

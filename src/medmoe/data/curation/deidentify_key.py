@@ -8,6 +8,7 @@ import hmac
 import os
 import re
 import secrets
+import stat
 import uuid
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -99,6 +100,8 @@ def open_secret(path: Path) -> bytes:
             with os.fdopen(descriptor, "w", encoding="ascii") as file:
                 file.write(secrets.token_hex(_BYTES) + "\n")
         text = path.read_text(encoding="ascii").strip()
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:  # made by hand, for others to read
+            path.chmod(0o600)
     except (OSError, UnicodeDecodeError) as error:
         what = f"the key can't be read or made ({getattr(error, 'strerror', None) or 'not text'})"
         raise DataError(what, where=str(path), remedy="name a file of hexadecimal digits, or one to make") from None
