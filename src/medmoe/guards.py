@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from medmoe import layers
 from medmoe.errors import UserError
 
 _REMEDY = "lower --set train.lr, or look for broken images with --on-bad-sample skip"
@@ -50,10 +51,20 @@ class Finite:
         bad = (~both.isfinite()).any()
         self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+        self._keep_or_put_back(bad)
+        self.seen.append((step, torch.cat([bad.float()[None], both]), keys))
+
+    def _keep_or_put_back(self, bad: Tensor) -> None:
+        """Put the buffers back after a bad step, else remember them."""
+        if not self.buffers:
+            return
+        if layers.readable(bad):
+            pair = (self.buffers, self.before) if bool(bad) else (self.before, self.buffers)
+            torch._foreach_copy_(*pair)
+            return
         for now, before in zip(self.buffers, self.before, strict=True):
             now.copy_(torch.where(bad, before, now))
             before.copy_(now)
-        self.seen.append((step, torch.cat([bad.float()[None], both]), keys))
 
     def read(self) -> int:
         """Read what was judged since the last time, write bad steps down, and give how many were skipped so far.
