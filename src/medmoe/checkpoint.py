@@ -1,7 +1,7 @@
 """Checkpoints: a model folder plus the optimiser's memory and the step, for exact resume; whole, or not there.
 
 A checkpoint is written aside, flushed to the disk and renamed; the last file written lists all others with their
-SHA-256, so that one that was damaged later is told from a good one, and the newest good one is used.
+SHA-256, and its own, so that one that was damaged later is told from a good one, and the newest good one is used.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import logging
 import shutil
 import threading
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,25 +98,33 @@ def write(run: Path, taken: Snapshot, *, keep: int, keep_best: bool = False) -> 
             save_file(taken.average, aside / AVERAGE)
         _write_json(aside / STATE, {"step": taken.step, **taken.state})
         files = {path.name: _facts(path) for path in sorted(aside.iterdir())}
-        _write_json(aside / MANIFEST, {"step": taken.step, "val_loss": taken.state.get("val_loss"), "files": files})
+        listed = {"step": taken.step, "val_loss": taken.state.get("val_loss"), "files": files}
+        _write_json(aside / MANIFEST, {**listed, "sha256": _digest(listed)})
 
     folder = write_atomically(run / "checkpoints" / f"step-{taken.step:07d}", fill)
-    prune(run, keep=keep, keep_best=keep_best)
+    prune(run, upto=folder, keep=keep, keep_best=keep_best)
     return folder
 
 
-def prune(run: Path, *, keep: int, keep_best: bool) -> None:
-    """Delete all checkpoints but the `keep` newest and, if asked, the best; and what a crash left half written."""
-    folders = found(run)
+def prune(run: Path, *, upto: Path, keep: int, keep_best: bool) -> None:
+    """Delete all checkpoints but the `keep` newest and, if asked, the best; and what a crash left half done.
+
+    Args:
+        run: The run folder.
+        upto: The checkpoint just written. What is newer was found broken, or the run hadn't come back to before it.
+        keep: Checkpoints kept.
+        keep_best: Whether the one of least `val_loss` is kept too.
+    """
+    folders = [folder for folder in found(run) if folder.name <= upto.name]
     kept = set(folders[-keep:])
     if keep_best:
-        losses = {folder: read_json(folder / MANIFEST).get("val_loss") for folder in folders if _listed(folder)}
-        judged = {folder: loss for folder, loss in losses.items() if isinstance(loss, int | float)}
+        losses = {folder: _val_loss(folder) for folder in folders}
+        judged = {folder: loss for folder, loss in losses.items() if loss is not None}
         if judged:
             kept.add(min(judged, key=lambda folder: judged[folder]))
-    for folder in folders:
-        if folder not in kept:
-            shutil.rmtree(folder)
+    for folder in (run / "checkpoints").glob("step-*"):
+        if folder not in kept:  # renamed first: one that is half deleted must not be taken for one
+            folder.rename(folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"))
     for rest in (run / "checkpoints").glob(".step-*.tmp"):
         shutil.rmtree(rest, ignore_errors=True)
 
@@ -128,21 +137,29 @@ class Saver:
         keep: Checkpoints kept.
         keep_best: Whether the one of least `val_loss` is kept too.
         beside: Whether a thread writes while training goes on.
+        saved: The step of the checkpoint that the run goes on from, if it does.
+
+    Attributes:
+        saved: The last step that is on the disk.
     """
 
-    def __init__(self, run: Path, *, keep: int, keep_best: bool = False, beside: bool = True) -> None:
+    def __init__(
+        self, run: Path, *, keep: int, keep_best: bool = False, beside: bool = True, saved: int | None = None
+    ) -> None:
         self.run, self.keep, self.keep_best, self.beside = run, keep, keep_best, beside
         self._thread: threading.Thread | None = None
         self._failed: BaseException | None = None
-        self.saved: int | None = None  # the last step that is on the disk
+        self.saved = saved
 
     def save(self, taken: Snapshot) -> None:
-        """Write a snapshot, after the one before it is written.
+        """Write a snapshot, after the one before it is written, unless that is of the same step.
 
         Raises:
             UserError: If the one before it, or this one, couldn't be written.
         """
         self.finish()
+        if self.saved == taken.step:  # to write it again would risk what is on the disk for nothing
+            return None
         if not self.beside:
             self._write(taken)
             return self.finish()
@@ -185,8 +202,9 @@ class Saver:
 
 
 def found(run: Path) -> list[Path]:
-    """List a run's checkpoints, oldest first."""
-    return sorted(path for path in (run / "checkpoints").glob("step-*") if (path / STATE).is_file())
+    """List a run's checkpoints, oldest first, whole or not."""
+    folders = (run / "checkpoints").glob("step-*")
+    return sorted(path for path in folders if (path / STATE).is_file() or _listed(path))
 
 
 def check(folder: Path) -> None:
@@ -197,11 +215,18 @@ def check(folder: Path) -> None:
     """
     if not _listed(folder):
         return
-    for name, facts in read_json(folder / MANIFEST).get("files", {}).items():
+    listed = read_json(folder / MANIFEST)
+    if listed.pop("sha256", None) != _digest(listed):
+        raise ModelError("was changed or damaged after it was written", where=str(folder / MANIFEST))
+    for name, facts in listed["files"].items():
         path = folder / name
         if not path.is_file():
             raise ModelError("is missing", where=str(path))
-        if _facts(path) != facts:
+        try:
+            same = _facts(path) == facts
+        except OSError as error:
+            raise ModelError(f"can't be read ({error.strerror or error})", where=str(path)) from error
+        if not same:
             raise ModelError("was changed or damaged after it was written", where=str(path))
 
 
@@ -248,6 +273,19 @@ def load_latest(run: Path) -> Checkpoint | None:
 
 def _listed(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
+
+
+def _val_loss(folder: Path) -> float | None:
+    """Give how good a checkpoint is, where that is known."""
+    try:
+        loss = read_json(folder / MANIFEST).get("val_loss")
+    except ModelError:
+        return None
+    return loss if isinstance(loss, int | float) else None
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -10,12 +10,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -64,7 +66,8 @@ def write_atomically(folder: Path, fill: Callable[[Path], None]) -> Path:
     aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     aside.mkdir()
     try:
-        fill(aside)
+        with _system_errors(folder):
+            fill(aside)
         for path in aside.iterdir():
             _flush(path)
         _flush(aside)
@@ -75,6 +78,18 @@ def write_atomically(folder: Path, fill: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+@contextlib.contextmanager
+def _system_errors(folder: Path) -> Iterator[None]:
+    """Take the system's errors out of those that safetensors and tokenizers wrap them in."""
+    try:
+        yield
+    except Exception as error:
+        number = re.search(r"(?:os error |code: )(\d+)", str(error))
+        if isinstance(error, OSError) or number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
 
 
 def check_replaceable(folder: Path) -> None:

@@ -228,8 +228,22 @@ def _next(parcels: Iterator[Parcel], rank: int) -> Parcel | None:
     Raises:
         DataError: If none comes in time, or a worker is gone.
     """
-    try:
+    with workers_told(rank):
         return next(parcels, None)
+
+
+@contextlib.contextmanager
+def workers_told(rank: int = 0) -> Iterator[None]:
+    """Word what torch says of loader processes that are gone: it says so wherever this process is when it notices.
+
+    Args:
+        rank: Which of the processes that train together this is.
+
+    Raises:
+        DataError: In place of torch's error.
+    """
+    try:
+        yield
     except RuntimeError as error:
         told = str(error).split("\n")[0]
         if "DataLoader" not in told:
@@ -282,8 +296,12 @@ def _as_it_is(parcel: Any) -> Any:
 
 def _begin_worker(_: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C is the training loop's to handle; it still wants its last batch.
+    # To be asked to stop is the training loop's to handle, also where all processes are asked: it still wants its last
+    # batch. Whoever asks again, as torch does of a process that hangs, is heard.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, lambda *_: os._exit(0)))
 
 
 @contextlib.contextmanager
