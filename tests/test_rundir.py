@@ -110,16 +110,6 @@ def test_rewinding_a_run_without_metrics_leaves_none(tmp_path: Path):
     assert run.history() == []
 
 
-def test_the_tokenizer_is_the_newest_checkpoints(tmp_path: Path):
-    run = RunFolder(tmp_path)
-    assert run.tokenizer_folder() is None
-    for step in (3, 12):
-        folder = tmp_path / "checkpoints" / f"step-{step:07d}"
-        folder.mkdir(parents=True)
-        (folder / "tokenizer.json").write_text("{}")
-    assert run.tokenizer_folder() == tmp_path / "checkpoints" / "step-0000012"
-
-
 def test_a_package_that_is_not_installed_is_left_out_of_the_versions(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rundir, "PACKAGES", ("torch", "no-such-package-anywhere"))
     assert rundir.versions().keys() == {"python", "medmoe", "torch"}

@@ -96,7 +96,7 @@ def write(run: Path, taken: Snapshot, *, keep: int, keep_best: bool = False) -> 
         save_file(taken.optimizer, aside / OPTIMIZER)
         if taken.average is not None:
             save_file(taken.average, aside / AVERAGE)
-        _write_json(aside / STATE, {"step": taken.step, **taken.state})
+        _write_json(aside / STATE, {"step": taken.step, "listed_in": MANIFEST, **taken.state})
         files = {path.name: _facts(path) for path in sorted(aside.iterdir())}
         listed = {"step": taken.step, "val_loss": taken.state.get("val_loss"), "files": files}
         _write_json(aside / MANIFEST, {**listed, "sha256": _digest(listed)})
@@ -213,7 +213,7 @@ def check(folder: Path) -> None:
     Raises:
         ModelError: If a file is missing, of another size or content; one of an earlier release lists none.
     """
-    if not _listed(folder):
+    if not _listed(folder) and "listed_in" not in read_json(folder / STATE):
         return
     listed = read_json(folder / MANIFEST)
     if listed.pop("sha256", None) != _digest(listed):

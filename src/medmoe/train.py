@@ -108,8 +108,9 @@ def fit(
                     course.tell(train_row(state, loss, output, norm, meter, config))
                 with meter.paused():
                     course.validate_and_save()
-                asked.number = most(asked.number or 0, device) or None
-                if asked and (state.step < config.train.steps or course.left):
+                number = most(asked.number or 0, device)
+                if number and (state.step < config.train.steps or course.left):
+                    asked.number = number  # all leave with one code
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
             raise Interrupted(course.leave(), 128 + (asked.number or 2)) from None

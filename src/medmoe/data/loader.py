@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -296,12 +297,21 @@ def _as_it_is(parcel: Any) -> Any:
 
 def _begin_worker(_: int) -> None:
     torch.set_num_threads(1)
-    # To be asked to stop is the training loop's to handle, also where all processes are asked: it still wants its last
-    # batch. Whoever asks again, as torch does of a process that hangs, is heard.
+    # To be asked to stop is the training loop's to handle, also where every process of a job is asked: it still wants
+    # its last batch.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, lambda *_: os._exit(0)))
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey, args=(os.getppid(),), name="obey", daemon=True).start()
+
+
+def _obey(parent: int) -> None:
+    """End when the training loop says so, and when nobody else does."""
+    while True:
+        if signal.sigwaitinfo({signal.SIGTERM}).si_pid == parent:
+            os._exit(0)
 
 
 @contextlib.contextmanager
