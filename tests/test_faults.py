@@ -78,17 +78,26 @@ def test_a_list_of_files_that_was_changed_is_noticed(tmp_path: Path):
 def test_a_file_that_cannot_be_read_breaks_the_checkpoint_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for step in (2, 4):
         checkpoint.write(tmp_path, taken(step), keep=9)
-    plain = checkpoint._facts
+    plain = folder._facts
 
     def facts(path: Path) -> dict[str, Any]:
         if path.name == "optimizer.safetensors" and "4" in path.parent.name:
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
         return plain(path)
 
-    monkeypatch.setattr(checkpoint, "_facts", facts)
+    monkeypatch.setattr(folder, "_facts", facts)
     found = checkpoint.load_latest(tmp_path)
     assert found is not None
     assert found.step == 2
+
+
+def test_a_damaged_checkpoint_is_not_used_as_a_model_either(tmp_path: Path):
+    for step in (2, 4):
+        newest = checkpoint.write(tmp_path, taken(step), keep=9)
+    (newest / "model.safetensors").write_bytes((newest / "model.safetensors").read_bytes()[:-1] + b"x")
+    assert folder.find_folder(tmp_path).name == "step-0000002"
+    with pytest.raises(ModelError, match=r"model\.safetensors: was changed or damaged"):
+        folder.find_folder(newest)
 
 
 def test_after_going_back_a_broken_newer_checkpoint_does_not_push_out_what_is_saved(tmp_path: Path):
@@ -158,11 +167,9 @@ def test_other_errors_of_what_fills_a_folder_are_left_as_they_are(tmp_path: Path
 
 
 def test_a_disk_that_is_full_is_told_in_one_line_and_other_errors_are_not_touched(tmp_path: Path):
-    with pytest.raises(
-        UserError, match=r"m\.jsonl: can't be written \(No space left on device\); all is well; make room"
-    ):
-        with writing(tmp_path, "all is well"):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "m.jsonl")
+    told = r"m\.jsonl: can't be written \(No space left on device\); all is well; make room"
+    with pytest.raises(UserError, match=told), writing(tmp_path, "all is well"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "m.jsonl")
     with pytest.raises(FileNotFoundError), writing(tmp_path):
         (tmp_path / "nothing").read_text()
 

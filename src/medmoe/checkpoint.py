@@ -6,7 +6,6 @@ SHA-256, and its own, so that one that was damaged later is told from a good one
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -20,12 +19,20 @@ from typing import Any
 from torch import Tensor
 
 from medmoe.errors import ModelError, UserError
-from medmoe.folder import Assets, fill_folder, read_json, read_weights, write_atomically
+from medmoe.folder import (
+    MANIFEST,
+    Assets,
+    check_files,
+    fill_folder,
+    list_files,
+    read_json,
+    read_weights,
+    write_atomically,
+)
 
-OPTIMIZER, AVERAGE, STATE, MANIFEST = "optimizer.safetensors", "average.safetensors", "state.json", "manifest.json"
+OPTIMIZER, AVERAGE, STATE = "optimizer.safetensors", "average.safetensors", "state.json"
 
 _LOG = logging.getLogger(__name__)
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +104,7 @@ def write(run: Path, taken: Snapshot, *, keep: int, keep_best: bool = False) -> 
         if taken.average is not None:
             save_file(taken.average, aside / AVERAGE)
         _write_json(aside / STATE, {"step": taken.step, "listed_in": MANIFEST, **taken.state})
-        files = {path.name: _facts(path) for path in sorted(aside.iterdir())}
-        listed = {"step": taken.step, "val_loss": taken.state.get("val_loss"), "files": files}
-        _write_json(aside / MANIFEST, {**listed, "sha256": _digest(listed)})
+        list_files(aside, {"step": taken.step, "val_loss": taken.state.get("val_loss")})
 
     folder = write_atomically(run / "checkpoints" / f"step-{taken.step:07d}", fill)
     prune(run, upto=folder, keep=keep, keep_best=keep_best)
@@ -213,21 +218,8 @@ def check(folder: Path) -> None:
     Raises:
         ModelError: If a file is missing, of another size or content; one of an earlier release lists none.
     """
-    if not _listed(folder) and "listed_in" not in read_json(folder / STATE):
-        return
-    listed = read_json(folder / MANIFEST)
-    if listed.pop("sha256", None) != _digest(listed):
-        raise ModelError("was changed or damaged after it was written", where=str(folder / MANIFEST))
-    for name, facts in listed["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise ModelError("is missing", where=str(path))
-        try:
-            same = _facts(path) == facts
-        except OSError as error:
-            raise ModelError(f"can't be read ({error.strerror or error})", where=str(path)) from error
-        if not same:
-            raise ModelError("was changed or damaged after it was written", where=str(path))
+    if _listed(folder) or "listed_in" in read_json(folder / STATE):
+        check_files(folder)
 
 
 def load(folder: Path) -> Checkpoint:
@@ -282,20 +274,6 @@ def _val_loss(folder: Path) -> float | None:
     except ModelError:
         return None
     return loss if isinstance(loss, int | float) else None
-
-
-def _digest(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    """Give a file's size and SHA-256."""
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while block := file.read(_CHUNK):
-            digest.update(block)
-            size += len(block)
-    return {"bytes": size, "sha256": digest.hexdigest()}
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
