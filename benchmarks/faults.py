@@ -20,6 +20,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import faulting.running
+import faulting.stored  # noqa: F401 - fills the table
 from faulting.cases import CASES, Place, Unable
 
 

@@ -36,6 +36,7 @@ FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked
 def faulting(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """Give the campaign's cases, as the command finds them."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+    importlib.import_module("faulting.running")
     yield importlib.import_module("faulting.cases")
     for name in [name for name in sys.modules if name.split(".")[0] == "faulting"]:
         del sys.modules[name]
