@@ -103,10 +103,7 @@ class Group:
 
     def workers(self, rank: int = 0) -> list[int]:
         """List the loader processes of one."""
-        path = Path(f"/proc/{self.pids[rank]}/task/{self.pids[rank]}/children")
-        with contextlib.suppress(OSError):
-            return [int(word) for word in path.read_text().split()]
-        return []
+        return children(self.pids[rank])
 
     def wait(self, seconds: float = 300) -> list[int | str]:
         """Wait for the ends, and give the exit codes; what doesn't end is killed, and `hung`."""
@@ -121,6 +118,13 @@ class Group:
     def said(self) -> str:
         """Give what the processes said, in the order of their ranks."""
         return "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in self.logs if path.exists())
+
+
+def children(pid: int) -> list[int]:
+    """List the processes that one has started and that are there."""
+    with contextlib.suppress(OSError):
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 def _free_port() -> int:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 from faulting import ills, runs
 from faulting.cases import STEPS, Place, after, case, ends, told
-from faulting.processes import Group, command
+from faulting.processes import Group, children, command
 
 
 @case("a loader process is killed, as for want of memory", "exit 2, one line naming the process; same end")
@@ -36,6 +41,32 @@ def first_killed(place: Place) -> str:
     said = ends(group, -9, 2, seconds=60)
     place.goes_on(count=2)
     return told(said, "error: process 1 of 2 lost the others.*process 0 is gone")
+
+
+@case("one of two processes is killed, under torchrun --max-restarts 1", "both are started again; exit 0, same end")
+def restarted(place: Place) -> str:
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = [*start, "--max-restarts", "1", "-m", "medmoe", *runs.train(place.run, *STEPS)]
+    log = place.folder / "torchrun"
+    with log.open("wb") as out:
+        group = subprocess.Popen(words, stdout=out, stderr=out, start_new_session=True)
+    try:
+        while runs.last_step(place.run) < 3 and group.poll() is None:
+            time.sleep(0.01)
+        ranks = children(group.pid)
+        assert len(ranks) == 2, f"{len(ranks)} processes: {log.read_text()[-600:]}"
+        os.kill(ranks[1], signal.SIGKILL)
+        assert group.wait(300) == 0, log.read_text()[-600:]
+    finally:
+        for pid in [*children(group.pid), group.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        group.wait()
+    alone = place.alone(2)
+    assert runs.weights(place.run) == runs.weights(alone)
+    assert runs.losses(place.run) == runs.losses(alone)
+    begun = json.loads((place.run / "run.json").read_text())["from_step"]
+    return f"went on from step {begun}"
 
 
 @case("one of three processes hangs in a step", "after train.stall_seconds the others: exit 2, one line naming it")

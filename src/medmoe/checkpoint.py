@@ -116,7 +116,7 @@ def prune(run: Path, *, upto: Path, keep: int, keep_best: bool) -> None:
 
     Args:
         run: The run folder.
-        upto: The checkpoint just written. What is newer was found broken, or the run hadn't come back to before it.
+        upto: The checkpoint just written. What is newer was found broken: the run has come back to before it.
         keep: Checkpoints kept.
         keep_best: Whether the one of least `val_loss` is kept too.
     """

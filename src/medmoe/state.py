@@ -29,7 +29,7 @@ from medmoe.data.device_augment import augmented
 from medmoe.data.loader import Loader
 from medmoe.data.sources.base import Source, facts_fingerprint
 from medmoe.data.sources.rows import Rows
-from medmoe.distributed import World, any_of, current, gathered, over_all, same_everywhere, summed
+from medmoe.distributed import World, any_of, gathered, over_all, same_everywhere, summed
 from medmoe.encoders.cached_text import CachedText
 from medmoe.encoders.pretrained import LoadReport, freeze, training
 from medmoe.errors import ConfigError, UserError
@@ -94,7 +94,7 @@ def prepare(
     if saved is not None and not allow_changes:
         refuse_changes(run.path, config, data, saved.state)
     begun = {"a step to begin at": saved.step if saved else 0, "training samples": data, "a recipe": config}
-    same_everywhere(begun, World(local=current().local, size=current().size).device(device))
+    same_everywhere(begun, device)
     tokenizer = build_tokenizer(config.model.text, reports, folder=saved.folder if saved else brought)
     model = build_model(config.model, tokenizer, seed=config.train.seed)
     loads = {} if saved else initialise(model, init)

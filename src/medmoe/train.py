@@ -98,6 +98,7 @@ def fit(
         batches, meter = iter(loader), Meter(loader)
         try:
             course.catch_up()
+            course.heed()
             while state.step < config.train.steps:
                 loss, output, norm = train_step(state, batches, config, device)
                 state.step += 1
@@ -108,10 +109,7 @@ def fit(
                     course.tell(train_row(state, loss, output, norm, meter, config))
                 with meter.paused():
                     course.validate_and_save()
-                number = most(asked.number or 0, device)
-                if number and (state.step < config.train.steps or course.left):
-                    asked.number = number  # all leave with one code
-                    raise KeyboardInterrupt
+                course.heed()
         except KeyboardInterrupt:
             raise Interrupted(course.leave(), 128 + (asked.number or 2)) from None
         finally:
@@ -146,6 +144,7 @@ class Course:
         self.asked = asked
         self.state, self.config, self.run, self.device = state, config, run, device
         self.first, self.judged = current().first, val is not None
+        self.untried = True  # whether there was no validation yet
         self.left = False  # whether a validation was left since the run was asked to stop
         self.tracking = Tracking(config.train.track if self.first else (), run, since=state.step, then=watch)
         own = None if val is None else share_of(val, config.data.batch_size, current())
@@ -184,6 +183,9 @@ class Course:
 
     def validate(self) -> None:
         """Validate and log it, unless the run is asked to stop: then that is done when it goes on."""
+        if self.untried:
+            self.saver.finish()  # its loader's processes are forked, which no thread should write beside
+        self.untried = False
         row = validate(self.state, self.val, self.config, self.device, self.asked)
         self.left = row is None
         if row is not None:
@@ -197,6 +199,17 @@ class Course:
         done = any(row["kind"] == "val" and row["step"] == self.state.step for row in self.run.history())
         if any_of(self.first and not done, self.device):
             self.validate()
+
+    def heed(self) -> None:
+        """Stop if any process was asked to, unless all is done.
+
+        Raises:
+            KeyboardInterrupt: In all of them.
+        """
+        number = most(self.asked.number or 0, self.device)
+        if number and (self.state.step < self.config.train.steps or self.left):
+            self.asked.number = number  # all leave with one code
+            raise KeyboardInterrupt
 
     def save(self) -> None:
         """Write a checkpoint, unless the last step was bad."""
