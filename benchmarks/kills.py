@@ -96,13 +96,13 @@ def left_alone(run: Path, words: list[str], count: int, torchrun: bool) -> float
 
 def kill(life: Group, run: Path, rng: random.Random, inside: bool, since: int) -> bool:
     """Kill a life at a random moment, or at one after a checkpoint was begun; gives whether it lived."""
-    target = since + rng.randint(0, EVERY + 1)
+    target = since + (rng.randint(0, EVERY + 1) if since else 0)
     life.until(lambda: runs.last_step(run) > target, pause=0.002)
     if inside:
         life.until(lambda: bool(runs.half_written(run)), pause=0.0002)
         time.sleep(rng.uniform(0, 0.02))
     else:
-        time.sleep(rng.uniform(0, 0.4))
+        time.sleep(rng.uniform(0, 0.4 if since else 0.1))
     lived = life.alive
     life.kill()
     return lived

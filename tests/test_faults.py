@@ -117,6 +117,14 @@ def test_a_checkpoint_half_deleted_by_a_crash_is_cleared_away(tmp_path: Path):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-0000004"]
 
 
+def test_what_a_crash_left_half_written_is_cleared_away_when_the_run_goes_on(tmp_path: Path):
+    rest = tmp_path / "checkpoints" / ".step-0000003.0123abcd.tmp"
+    rest.mkdir(parents=True)
+    (rest / "model.safetensors").write_bytes(b"half")
+    train(tmp_path, "train.steps=1", resume=True)
+    assert not rest.exists()
+
+
 def test_the_best_is_kept_though_another_cannot_say_how_good_it_is(tmp_path: Path):
     for step, loss in ((1, 3.0), (2, 1.0), (3, 2.0)):
         path = checkpoint.write(tmp_path, taken(step, val_loss=loss), keep=9)
@@ -234,6 +242,15 @@ def test_a_validation_is_left_when_the_run_is_asked_to_stop_and_done_when_it_goe
     model = train(tmp_path / "a", setting, val=phantoms(seed=4), resume=True)
     assert same_weights(model, train(tmp_path / "b", setting, val=phantoms(seed=4)))
     assert rows(tmp_path / "a", "val") == rows(tmp_path / "b", "val")
+
+
+def test_a_run_asked_to_stop_while_it_catches_up_with_a_validation_stops_there(tmp_path: Path):
+    setting = "train.val_every=3"
+    for _ in range(2):
+        with pytest.raises(Interrupted, match="stopped at step 3, saved"):
+            train(tmp_path, setting, val=StopsIn(), resume=True)
+    train(tmp_path, setting, val=phantoms(seed=4), resume=True)
+    assert [row["step"] for row in rows(tmp_path, "val")] == [3, 6]
 
 
 def test_a_run_stopped_at_a_bad_step_does_not_say_that_it_is_saved(tmp_path: Path):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,18 +23,19 @@ def clock_goes_back() -> None:
     time.strftime = lambda form, *at: real_text(form, *(at or (time.localtime(real() - back()),)))
 
 
-def image_is_nan(key: str) -> Callable[[], None]:
-    """Let the image of one sample be no number, as a reader with a defect might."""
+def image_is_nan(rank: int, after: int) -> Callable[[], None]:
+    """Let an image of one batch of one process be no number, as a reader with a defect might."""
 
     def before() -> None:
         import medmoe.data.batch as module
 
-        plain = module.collate
+        plain, calls = module.collate, itertools.count()
 
-        def collate(pairs: Any, *args: Any, **more: Any) -> Any:
-            batch = plain(pairs, *args, **more)
-            bad = torch.tensor([sample.key == key for _, sample in pairs])
-            return dataclasses.replace(batch, image=batch.image.masked_fill(bad[:, None, None, None], torch.nan))
+        def collate(*args: Any, **more: Any) -> Any:
+            batch = plain(*args, **more)
+            if int(os.environ["RANK"]) == rank and next(calls) == after:
+                batch.image[0] = torch.nan
+            return batch
 
         module.collate = collate
 
@@ -63,8 +64,6 @@ def step_hangs(rank: int, after: int) -> Callable[[], None]:
     """Let one process never come to its next step."""
 
     def before() -> None:
-        import os
-
         import medmoe.train as module
 
         plain, calls = module.sum_gradients, itertools.count()

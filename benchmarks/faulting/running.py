@@ -138,10 +138,10 @@ def interrupt_twice(place: Place) -> str:
     group.send(signal.SIGINT)
     group.until(lambda: "stopping" in group.said(), pause=0.0005)
     group.send(signal.SIGINT)
-    ends(group, 130)
+    said = ends(group, 130)
     assert runs.whole(place.run) == runs.saved(place.run) != []
     place.goes_on()
-    return f"step {runs.last_step(place.run)} at the end"
+    return told(said, "stopped at once; --resume latest goes on from the last checkpoint")
 
 
 @case("SIGTERM while a run validates", "exit 143 at the next batch, the step is saved; validated when it goes on")

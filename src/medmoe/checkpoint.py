@@ -130,6 +130,11 @@ def prune(run: Path, *, upto: Path, keep: int, keep_best: bool) -> None:
     for folder in (run / "checkpoints").glob("step-*"):
         if folder not in kept:  # renamed first: one that is half deleted must not be taken for one
             folder.rename(folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"))
+    clear(run)
+
+
+def clear(run: Path) -> None:
+    """Delete what a crash left half written or half deleted, which else fills the disk where crashes come in a row."""
     for rest in (run / "checkpoints").glob(".step-*.tmp"):
         shutil.rmtree(rest, ignore_errors=True)
 

@@ -122,6 +122,8 @@ def prepare(
         state.step = saved.step
     state.text = build_text_cache(model, config, run.path)
     run.rewind(state.step)
+    if run.writes:
+        checkpoint.clear(run.path)
     if settings.ema is not None:
         state.average = WeightAverage(model, settings.ema)
         if saved and saved.average:

@@ -86,15 +86,8 @@ def fit(
             config, train=train, run=run, init=dict(init or {}), device=device, allow_changes=allow_changes
         )
         course = Course(state, config, run, device, val, watch, asked)
-        loader = build_loader(
-            train,
-            state.model,
-            config,
-            train=True,
-            start=state.step * config.train.accum_freq,
-            quarantine=run.quarantine,
-            alone=False,
-        )
+        start, quarantine = state.step * config.train.accum_freq, run.quarantine
+        loader = build_loader(train, state.model, config, train=True, start=start, quarantine=quarantine, alone=False)
         batches, meter = iter(loader), Meter(loader)
         try:
             course.catch_up()

@@ -7,10 +7,12 @@ import itertools
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -297,6 +299,7 @@ def _as_it_is(parcel: Any) -> Any:
 
 def _begin_worker(_: int) -> None:
     torch.set_num_threads(1)
+    sys.excepthook = _hush
     # To be asked to stop is the training loop's to handle, also where every process of a job is asked: it still wants
     # its last batch.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -305,6 +308,12 @@ def _begin_worker(_: int) -> None:
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_obey, args=(os.getppid(),), name="obey", daemon=True).start()
+
+
+def _hush(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Say nothing of a training loop that is gone; what goes wrong with samples is told by other means."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _obey(parent: int) -> None:
