@@ -158,6 +158,7 @@ def code_ok(codes: list[int | str]) -> bool:
 
 def counts(folder: Path, *, steps: int) -> dict[str, Any]:
     """Compare losses of one, two and three processes with the same batch."""
+    folder.mkdir(parents=True)
     run = folder / "two"
     words = (f"train.steps={steps}", "train.save_every=1", "train.keep=1000")
     left_alone(run, runs.train(run, *words), 2, False)
