@@ -1,16 +1,16 @@
 """Checkpoints: a model folder plus the optimiser's memory and the step, for exact resume; whole, or not there.
 
 A checkpoint is written aside, flushed to the disk and renamed; the last file written lists all others with their
-SHA-256, so that one that was damaged later is told from a good one, and the newest good one is used.
+SHA-256, and its own, so that one that was damaged later is told from a good one, and the newest good one is used.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
 import threading
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,20 @@ from typing import Any
 from torch import Tensor
 
 from medmoe.errors import ModelError, UserError
-from medmoe.folder import Assets, fill_folder, read_json, read_weights, write_atomically
+from medmoe.folder import (
+    MANIFEST,
+    Assets,
+    check_files,
+    fill_folder,
+    list_files,
+    read_json,
+    read_weights,
+    write_atomically,
+)
 
-OPTIMIZER, AVERAGE, STATE, MANIFEST = "optimizer.safetensors", "average.safetensors", "state.json", "manifest.json"
+OPTIMIZER, AVERAGE, STATE = "optimizer.safetensors", "average.safetensors", "state.json"
 
 _LOG = logging.getLogger(__name__)
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,27 +103,38 @@ def write(run: Path, taken: Snapshot, *, keep: int, keep_best: bool = False) -> 
         save_file(taken.optimizer, aside / OPTIMIZER)
         if taken.average is not None:
             save_file(taken.average, aside / AVERAGE)
-        _write_json(aside / STATE, {"step": taken.step, **taken.state})
-        files = {path.name: _facts(path) for path in sorted(aside.iterdir())}
-        _write_json(aside / MANIFEST, {"step": taken.step, "val_loss": taken.state.get("val_loss"), "files": files})
+        _write_json(aside / STATE, {"step": taken.step, "listed_in": MANIFEST, **taken.state})
+        list_files(aside, {"step": taken.step, "val_loss": taken.state.get("val_loss")})
 
     folder = write_atomically(run / "checkpoints" / f"step-{taken.step:07d}", fill)
-    prune(run, keep=keep, keep_best=keep_best)
+    prune(run, upto=folder, keep=keep, keep_best=keep_best)
     return folder
 
 
-def prune(run: Path, *, keep: int, keep_best: bool) -> None:
-    """Delete all checkpoints but the `keep` newest and, if asked, the best; and what a crash left half written."""
-    folders = found(run)
+def prune(run: Path, *, upto: Path, keep: int, keep_best: bool) -> None:
+    """Delete all checkpoints but the `keep` newest and, if asked, the best; and what a crash left half done.
+
+    Args:
+        run: The run folder.
+        upto: The checkpoint just written. What is newer was found broken: the run has come back to before it.
+        keep: Checkpoints kept.
+        keep_best: Whether the one of least `val_loss` is kept too.
+    """
+    folders = [folder for folder in found(run) if folder.name <= upto.name]
     kept = set(folders[-keep:])
     if keep_best:
-        losses = {folder: read_json(folder / MANIFEST).get("val_loss") for folder in folders if _listed(folder)}
-        judged = {folder: loss for folder, loss in losses.items() if isinstance(loss, int | float)}
+        losses = {folder: _val_loss(folder) for folder in folders}
+        judged = {folder: loss for folder, loss in losses.items() if loss is not None}
         if judged:
             kept.add(min(judged, key=lambda folder: judged[folder]))
-    for folder in folders:
-        if folder not in kept:
-            shutil.rmtree(folder)
+    for folder in (run / "checkpoints").glob("step-*"):
+        if folder not in kept:  # renamed first: one that is half deleted must not be taken for one
+            folder.rename(folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"))
+    clear(run)
+
+
+def clear(run: Path) -> None:
+    """Delete what a crash left half written or half deleted, which else fills the disk where crashes come in a row."""
     for rest in (run / "checkpoints").glob(".step-*.tmp"):
         shutil.rmtree(rest, ignore_errors=True)
 
@@ -128,21 +147,29 @@ class Saver:
         keep: Checkpoints kept.
         keep_best: Whether the one of least `val_loss` is kept too.
         beside: Whether a thread writes while training goes on.
+        saved: The step of the checkpoint that the run goes on from, if it does.
+
+    Attributes:
+        saved: The last step that is on the disk.
     """
 
-    def __init__(self, run: Path, *, keep: int, keep_best: bool = False, beside: bool = True) -> None:
+    def __init__(
+        self, run: Path, *, keep: int, keep_best: bool = False, beside: bool = True, saved: int | None = None
+    ) -> None:
         self.run, self.keep, self.keep_best, self.beside = run, keep, keep_best, beside
         self._thread: threading.Thread | None = None
         self._failed: BaseException | None = None
-        self.saved: int | None = None  # the last step that is on the disk
+        self.saved = saved
 
     def save(self, taken: Snapshot) -> None:
-        """Write a snapshot, after the one before it is written.
+        """Write a snapshot, after the one before it is written, unless that is of the same step.
 
         Raises:
             UserError: If the one before it, or this one, couldn't be written.
         """
         self.finish()
+        if self.saved == taken.step:  # to write it again would risk what is on the disk for nothing
+            return None
         if not self.beside:
             self._write(taken)
             return self.finish()
@@ -156,10 +183,14 @@ class Saver:
         Raises:
             UserError: If it couldn't be.
         """
+        self.wait()
+        self.check()
+
+    def wait(self) -> None:
+        """Wait until nothing is being written any more; what went wrong is told by `check`."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        self.check()
 
     def check(self) -> None:
         """Tell now of what went wrong while writing.
@@ -185,8 +216,9 @@ class Saver:
 
 
 def found(run: Path) -> list[Path]:
-    """List a run's checkpoints, oldest first."""
-    return sorted(path for path in (run / "checkpoints").glob("step-*") if (path / STATE).is_file())
+    """List a run's checkpoints, oldest first, whole or not."""
+    folders = (run / "checkpoints").glob("step-*")
+    return sorted(path for path in folders if (path / STATE).is_file() or _listed(path))
 
 
 def check(folder: Path) -> None:
@@ -195,14 +227,8 @@ def check(folder: Path) -> None:
     Raises:
         ModelError: If a file is missing, of another size or content; one of an earlier release lists none.
     """
-    if not _listed(folder):
-        return
-    for name, facts in read_json(folder / MANIFEST).get("files", {}).items():
-        path = folder / name
-        if not path.is_file():
-            raise ModelError("is missing", where=str(path))
-        if _facts(path) != facts:
-            raise ModelError("was changed or damaged after it was written", where=str(path))
+    if _listed(folder) or "listed_in" in read_json(folder / STATE):
+        check_files(folder)
 
 
 def load(folder: Path) -> Checkpoint:
@@ -250,14 +276,13 @@ def _listed(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    """Give a file's size and SHA-256."""
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while block := file.read(_CHUNK):
-            digest.update(block)
-            size += len(block)
-    return {"bytes": size, "sha256": digest.hexdigest()}
+def _val_loss(folder: Path) -> float | None:
+    """Give how good a checkpoint is, where that is known."""
+    try:
+        loss = read_json(folder / MANIFEST).get("val_loss")
+    except ModelError:
+        return None
+    return loss if isinstance(loss, int | float) else None
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -10,8 +10,10 @@ is a parameter without a gradient, not a process that waits.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -93,12 +95,28 @@ def joined(device: str, *, timeout: float) -> Iterator[World]:
         if not isinstance(error, dist.DistError) and not any(word in told for word in _OF_OTHERS):
             raise
         raise UserError(
-            f"process {world.rank} of {world.size} lost the others, or waited {timeout:g} s for them ({told[:160]})",
+            f"process {world.rank} of {world.size} lost the others, or waited {timeout:g} s for them"
+            f"{_absent(world)} ({told[:160]})",
             remedy="look at what they said, then go on with --resume latest; torchrun --max-restarts does it by itself",
         ) from error
     finally:
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
+
+
+def _absent(world: World, *, seconds: float = 3) -> str:
+    """Name the processes that don't notice that they lost the others: those that are gone or hang."""
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        store.set_timeout(timedelta(seconds=seconds))
+        store.set(f"lost/{world.rank}", "")
+        end, absent = time.monotonic() + seconds, list(range(world.size))
+        while absent and time.monotonic() < end:
+            time.sleep(0.05)
+            absent = [rank for rank in absent if not store.check([f"lost/{rank}"])]
+    except (dist.DistError, RuntimeError, ValueError):  # whoever kept the store is gone itself
+        return "; process 0 is gone" if world.rank else ""
+    return f"; no word from process {', '.join(map(str, absent))}" if absent else ""
 
 
 def current() -> World:
@@ -116,11 +134,12 @@ def wait() -> None:
 
 def any_of(flag: bool, device: torch.device | str = "cpu") -> bool:
     """Tell whether a flag is set in any process."""
-    if current().size == 1:
-        return flag
-    value = torch.tensor([float(flag)], device=device)
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return bool(value.item())
+    return bool(most(int(flag), device))
+
+
+def most(value: int, device: torch.device | str = "cpu") -> int:
+    """Give the largest number that any process has."""
+    return value if current().size == 1 else int(largest(torch.tensor([value], device=device)).item())
 
 
 def summed(values: Iterable[float], device: torch.device | str = "cpu") -> list[float]:
@@ -129,6 +148,45 @@ def summed(values: Iterable[float], device: torch.device | str = "cpu") -> list[
     if current().size > 1:
         dist.all_reduce(value)
     return [float(one) for one in value.tolist()]
+
+
+def same_everywhere(facts: Mapping[str, object], device: torch.device | str = "cpu") -> None:
+    """Make sure that all processes are about to do the same.
+
+    Args:
+        facts: What must be equal, by the words to name it with.
+        device: Where the processes exchange numbers.
+
+    Raises:
+        ConfigError: In every process, naming the first thing that differs, and in which one.
+    """
+    if current().size == 1:
+        return
+    hashes = [hashlib.blake2b(repr(value).encode(), digest_size=7).digest() for value in facts.values()]
+    own = torch.tensor([int.from_bytes(one, "big") for one in hashes], device=device)
+    for rank, others in enumerate(every := _of_all(own)):
+        for name, same in zip(facts, (others == every[0]).tolist(), strict=True):
+            if not same:
+                what = f"process {rank} has {name} other than process 0; here it is {str(facts[name])[:60]}"
+                remedy = "give all the same command, data and a run folder that every machine sees"
+                raise ConfigError(what, where=f"process {current().rank}", remedy=remedy)
+
+
+def largest(value: Tensor) -> Tensor:
+    """Give, element by element, the largest that any process has; nothing is read back from the device."""
+    if current().size > 1:
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return value
+
+
+def texts_of_all(values: Iterable[str]) -> list[str]:
+    """Bring together what every process has, in the order of their ranks."""
+    own = list(values)
+    if current().size == 1:
+        return own
+    every: list[list[str] | None] = [None] * current().size
+    dist.all_gather_object(every, own)
+    return [value for values in every for value in values or ()]
 
 
 def gathered(output: Output, batch: Batch) -> tuple[Output, Batch]:

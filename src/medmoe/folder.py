@@ -6,16 +6,20 @@
 - tokenizer.json and its settings: how reports become input
 - gate.json: which images the model turns away, where that was set
 - README.md: the model card
+- manifest.json: in a checkpoint, every other file with its size and SHA-256
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +30,10 @@ from torch import Tensor
 from medmoe.errors import ModelError
 
 CONFIG, WEIGHTS, PREPROCESS, CARD = "config.json", "model.safetensors", "preprocess.json", "README.md"
-GATE = "gate.json"
+GATE, MANIFEST = "gate.json", "manifest.json"
+
+_LOG = logging.getLogger(__name__)
+_CHUNK = 1 << 22
 
 
 class SavesItself(Protocol):
@@ -64,7 +71,8 @@ def write_atomically(folder: Path, fill: Callable[[Path], None]) -> Path:
     aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     aside.mkdir()
     try:
-        fill(aside)
+        with _system_errors(folder):
+            fill(aside)
         for path in aside.iterdir():
             _flush(path)
         _flush(aside)
@@ -75,6 +83,60 @@ def write_atomically(folder: Path, fill: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+@contextlib.contextmanager
+def _system_errors(folder: Path) -> Iterator[None]:
+    """Take the system's errors out of those that safetensors and tokenizers wrap them in."""
+    try:
+        yield
+    except Exception as error:
+        number = re.search(r"(?:os error |code: )(\d+)", str(error))
+        if isinstance(error, OSError) or number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
+
+
+def list_files(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write `manifest.json`: plain values, and every file that is there with its size and SHA-256, and its own."""
+    listed = {**about, "files": {path.name: _facts(path) for path in sorted(folder.iterdir())}}
+    text = json.dumps({**listed, "sha256": _digest(listed)}, indent=2)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def check_files(folder: Path) -> None:
+    """Make sure that the files of a folder are what its `manifest.json` says.
+
+    Raises:
+        ModelError: If one is missing, can't be read, or was changed.
+    """
+    listed = read_json(folder / MANIFEST)
+    if listed.pop("sha256", None) != _digest(listed):
+        raise ModelError("was changed or damaged after it was written", where=str(folder / MANIFEST))
+    for name, facts in listed["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise ModelError("is missing", where=str(path))
+        try:
+            same = _facts(path) == facts
+        except OSError as error:
+            raise ModelError(f"can't be read ({error.strerror or error})", where=str(path)) from error
+        if not same:
+            raise ModelError("was changed or damaged after it was written", where=str(path))
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """Give a file's size and SHA-256."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(_CHUNK):
+            digest.update(block)
+            size += len(block)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def check_replaceable(folder: Path) -> None:
@@ -120,7 +182,7 @@ def fill_folder(folder: Path, weights: Mapping[str, Tensor], assets: Assets) -> 
 
 
 def find_folder(path: Path | str) -> Path:
-    """Find the model folder that a path means: itself, a run's `model`, or a run's newest checkpoint.
+    """Find the model folder that a path means: itself, a run's `model`, or a run's newest checkpoint that is whole.
 
     Raises:
         ModelError: If there is none.
@@ -129,6 +191,14 @@ def find_folder(path: Path | str) -> Path:
     candidates = [path, path / "model", *sorted(path.glob("checkpoints/step-*"), reverse=True)]
     for candidate in candidates:
         if (candidate / CONFIG).is_file() and (candidate / WEIGHTS).is_file():
+            if (candidate / MANIFEST).is_file():
+                try:
+                    check_files(candidate)
+                except ModelError as error:
+                    if candidate == path:
+                        raise
+                    _LOG.warning("%s; looking for a checkpoint before it", error)
+                    continue
             return candidate
     raise ModelError(
         "no model here" if path.is_dir() else "no such folder",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medmoe import layers
+from medmoe.distributed import largest, texts_of_all
 from medmoe.errors import UserError
 
 _REMEDY = "lower --set train.lr, or look for broken images with --on-bad-sample skip"
@@ -26,7 +27,8 @@ class Finite:
         model: The model.
         optimizer: A fused one, which knows `found_inf`.
         patience: Bad steps in a row after which the run stops; 0 stops at the first.
-        log: File that gets one JSON line (step, loss, norm, keys of the samples) for each bad step.
+        log: File that gets one JSON line (step, loss, norm, keys of all processes' samples) for each bad step; of
+            several processes one writes it.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, *, patience: int, log: Path | None) -> None:
@@ -48,8 +50,9 @@ class Finite:
             keys: Its samples.
         """
         both = torch.stack([loss.detach().float(), norm.detach().float()])
-        bad = (~both.isfinite()).any()
-        self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+        found = largest((~both.isfinite()).any().float())  # else processes could part over a last bit
+        bad = found > 0
+        self.optimizer.found_inf = found  # type: ignore[attr-defined]
         self.optimizer.grad_scale = None  # type: ignore[attr-defined]
         self._keep_or_put_back(bad)
         self.seen.append((step, torch.cat([bad.float()[None], both]), keys))
@@ -69,6 +72,8 @@ class Finite:
     def read(self) -> int:
         """Read what was judged since the last time, write bad steps down, and give how many were skipped so far.
 
+        Processes that train together do so together, and find the same.
+
         Raises:
             UserError: If more steps in a row were bad than is allowed.
         """
@@ -81,7 +86,7 @@ class Finite:
                 self.in_a_row = 0
                 continue
             self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
-            self._write(step, loss, norm, keys)
+            self._write(step, loss, norm, texts_of_all(keys))
             self.last = step, loss, norm
             if self.in_a_row > self.patience:
                 self.tell()

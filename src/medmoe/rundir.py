@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -12,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from medmoe.config import RunConfig
 from medmoe.errors import UserError
@@ -24,6 +25,8 @@ except ImportError:  # where files can't be locked, two writers aren't noticed
     fcntl = None  # type: ignore[assignment]
 
 CONFIG, LOCK = "config.json", ".lock"
+_OF_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO))
+_HELD: set[IO[str]] = set()  # open locks
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "tokenizers", "numpy", "pillow", "pyarrow", "pydicom")
 
 
@@ -55,7 +58,8 @@ class RunFolder:
                 where=str(self.path),
                 remedy="go on with --resume latest, or give another --out",
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
 
     @property
     def metrics(self) -> Path:
@@ -77,7 +81,9 @@ class RunFolder:
         if not self.writes or fcntl is None:
             yield
             return
-        with (self.path / LOCK).open("a+", encoding="utf-8") as file:
+        with writing(self.path):
+            file = (self.path / LOCK).open("a+", encoding="utf-8")
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -85,17 +91,23 @@ class RunFolder:
                 who = file.read().strip() or "another process"
                 remedy = "wait for it, stop it, or give another --out"
                 raise UserError(f"the run is being written by {who}", where=str(self.path), remedy=remedy) from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%dT%H:%M:%S%z')}\n")
-            file.flush()
-            yield
+            with writing(self.path):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%dT%H:%M:%S%z')}\n")
+                file.flush()
+            _HELD.add(file)
+            try:
+                yield
+            finally:
+                _HELD.discard(file)
 
-    def begin(self, config: RunConfig, loads: Mapping[str, Any] | None) -> None:
+    def begin(self, config: RunConfig, loads: Mapping[str, Any] | None, *, step: int = 0) -> None:
         """Write the resolved configuration and what made the run.
 
         Args:
             config: The configuration.
             loads: What was used of saved weights, by part; None for a run that goes on, which keeps what it said.
+            step: Steps done, of a run that goes on.
         """
         if not self.writes:
             return
@@ -106,6 +118,7 @@ class RunFolder:
         facts = {
             **self.about,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "from_step": step,
             "seed": config.train.seed,
             "versions": versions(),
             "git_commit": git_commit(),
@@ -140,6 +153,38 @@ class RunFolder:
             except json.JSONDecodeError:
                 continue
         return rows
+
+
+@contextlib.contextmanager
+def writing(folder: Path, then: str = "") -> Iterator[None]:
+    """Tell in one line of a disk that is full, read-only or broken.
+
+    Args:
+        folder: Where it is.
+        then: What is still there, to be said with it.
+
+    Raises:
+        UserError: In place of the system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _OF_DISK:
+            raise
+        what = f"can't be written ({error.strerror}){then and '; '}{then}"
+        where = str(error.filename or folder)
+        raise UserError(what, where=where, remedy="make room, or give another --out; then --resume latest") from error
+
+
+def _close_locks() -> None:
+    """Let a loader process have no part in the lock, which it would hold on to when its run is killed."""
+    for file in _HELD:
+        file.close()
+    _HELD.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_locks)
 
 
 def versions() -> dict[str, str]:

@@ -48,6 +48,7 @@ def listening() -> Iterator[Asked]:
 
     def note(number: int, _: object) -> None:
         if asked and number == signal.SIGINT:  # for whoever can't wait for the step to end
+            _LOG.warning("stopped at once; --resume latest goes on from the last checkpoint")
             raise SystemExit(128 + number)
         asked.number = number
         _LOG.warning("stopping after this step; Ctrl-C stops at once, without saving")

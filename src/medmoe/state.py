@@ -29,7 +29,7 @@ from medmoe.data.device_augment import augmented
 from medmoe.data.loader import Loader
 from medmoe.data.sources.base import Source, facts_fingerprint
 from medmoe.data.sources.rows import Rows
-from medmoe.distributed import World, gathered, over_all, summed
+from medmoe.distributed import World, any_of, gathered, over_all, same_everywhere, summed
 from medmoe.encoders.cached_text import CachedText
 from medmoe.encoders.pretrained import LoadReport, freeze, training
 from medmoe.errors import ConfigError, UserError
@@ -40,6 +40,7 @@ from medmoe.model import MedVLM
 from medmoe.objectives import total_loss
 from medmoe.optim import WeightAverage, adamw, copy_state, load_state_tensors, state_tensors
 from medmoe.rundir import CONFIG, RunFolder
+from medmoe.signals import Asked
 from medmoe.step import Forward, autocast, compiled
 from medmoe.types import Batch, Loss, Output
 
@@ -92,6 +93,8 @@ def prepare(
     data = facts_fingerprint(train)
     if saved is not None and not allow_changes:
         refuse_changes(run.path, config, data, saved.state)
+    begun = {"a step to begin at": saved.step if saved else 0, "training samples": data, "a recipe": config}
+    same_everywhere(begun, device)
     tokenizer = build_tokenizer(config.model.text, reports, folder=saved.folder if saved else brought)
     model = build_model(config.model, tokenizer, seed=config.train.seed)
     loads = {} if saved else initialise(model, init)
@@ -119,11 +122,13 @@ def prepare(
         state.step = saved.step
     state.text = build_text_cache(model, config, run.path)
     run.rewind(state.step)
+    if run.writes:
+        checkpoint.clear(run.path)
     if settings.ema is not None:
         state.average = WeightAverage(model, settings.ema)
         if saved and saved.average:
             state.average.weights = {name: value.to(device) for name, value in saved.average.items()}
-    run.begin(config, None if saved else loads)
+    run.begin(config, None if saved else loads, step=state.step)
     if run.writes:
         remember(run.path, train, init=init)
     state.guard = Finite(
@@ -199,7 +204,9 @@ def loss_of_whole(config: RunConfig, output: Output, batch: Batch) -> Loss:
 
 
 @torch.no_grad()
-def validate(state: State, loader: Loader | None, config: RunConfig, device: str) -> dict[str, Any]:
+def validate(
+    state: State, loader: Loader | None, config: RunConfig, device: str, asked: Asked | None = None
+) -> dict[str, Any] | None:
     """Average every term over the whole validation set, images routed by their pixels.
 
     Args:
@@ -207,12 +214,18 @@ def validate(state: State, loader: Loader | None, config: RunConfig, device: str
         loader: This process's share of the batches, or None where there is none left for it.
         config: The recipe.
         device: Where to compute.
+        asked: Whether the run was asked to stop meanwhile.
+
+    Returns:
+        A row of the metrics; None where it was left at a batch, since any process was asked to stop.
     """
     model = state.model.eval()
     names = list(config.objectives)
     sums = dict.fromkeys(("loss", "images", "right", "known", *names, *(f"has {name}" for name in names)), 0.0)
     with averaged(state):
         for batch in loader or ():
+            if asked:
+                break
             output, batch = forward_in_parts(model, ready(batch, state, "cpu"), way_of(config, device))
             loss = total_loss(output, batch, config.objectives, bounded(config.objective_options, output))
             count = len(batch.keys)
@@ -224,6 +237,8 @@ def validate(state: State, loader: Loader | None, config: RunConfig, device: str
                 sums["known"] += int(labelled.sum())
                 sums["right"] += int(((output.image.logits.argmax(1) == batch.modality) & labelled).sum())
     training(model)
+    if any_of(bool(asked), device):
+        return None
     sums = dict(zip(sums, summed(sums.values(), device), strict=True))
     images = max(sums["images"], 1)
     return {

@@ -15,16 +15,16 @@ from medmoe import checkpoint
 from medmoe.build import build_loader
 from medmoe.caching import backward_in_parts
 from medmoe.config import RunConfig
-from medmoe.data.loader import Loader
+from medmoe.data.loader import Loader, workers_told
 from medmoe.data.sources.base import Source
-from medmoe.distributed import any_of, current, sum_gradients
+from medmoe.distributed import any_of, current, most, sum_gradients
 from medmoe.encoders.pretrained import training
 from medmoe.measures import of_step
 from medmoe.model import MedVLM
 from medmoe.objectives.routing import routing_statistics
 from medmoe.optim import set_lr, warmup_cosine
-from medmoe.rundir import RunFolder
-from medmoe.signals import Interrupted, listening
+from medmoe.rundir import RunFolder, writing
+from medmoe.signals import Asked, Interrupted, listening
 from medmoe.state import (
     State,
     check_local_similarity,
@@ -76,25 +76,22 @@ def fit(
         The trained model in evaluation mode (averaged weights, if the recipe averages).
 
     Raises:
-        UserError: If the data or configuration can't be used, or too many steps weren't finite.
+        UserError: If the data or configuration can't be used, too many steps weren't finite, a loader process is gone,
+            or the disk is full.
         Interrupted: After Ctrl-C, SIGTERM or SIGUSR1, when all is saved.
     """
-    with run.locked(), listening() as asked:
+    told = writing(run.path, "the checkpoints already saved are whole")
+    with run.locked(), listening() as asked, told, workers_told(current().rank):
         state, config = prepare(
             config, train=train, run=run, init=dict(init or {}), device=device, allow_changes=allow_changes
         )
-        course = Course(state, config, run, device, val, watch)
-        loader = build_loader(
-            train,
-            state.model,
-            config,
-            train=True,
-            start=state.step * config.train.accum_freq,
-            quarantine=run.quarantine,
-            alone=False,
-        )
+        course = Course(state, config, run, device, val, watch, asked)
+        start, quarantine = state.step * config.train.accum_freq, run.quarantine
+        loader = build_loader(train, state.model, config, train=True, start=start, quarantine=quarantine, alone=False)
         batches, meter = iter(loader), Meter(loader)
         try:
+            course.catch_up()
+            course.heed()
             while state.step < config.train.steps:
                 loss, output, norm = train_step(state, batches, config, device)
                 state.step += 1
@@ -105,13 +102,9 @@ def fit(
                     course.tell(train_row(state, loss, output, norm, meter, config))
                 with meter.paused():
                     course.validate_and_save()
-                if any_of(bool(asked), device) and state.step < config.train.steps:
-                    raise KeyboardInterrupt
+                course.heed()
         except KeyboardInterrupt:
-            course.save()
-            course.saver.finish()
-            told = f"stopped at step {state.step}, saved in {run.path}; go on with --resume latest"
-            raise Interrupted(told, 128 + (asked.number or 2)) from None
+            raise Interrupted(course.leave(), 128 + (asked.number or 2)) from None
         finally:
             course.close()
             loader.close()
@@ -128,20 +121,35 @@ class Course:
         device: Where it computes.
         val: Validation samples, or None.
         watch: Called with every row of the metrics, in the first process.
+        asked: Whether the run was asked to stop.
     """
 
     def __init__(
-        self, state: State, config: RunConfig, run: RunFolder, device: str, val: Source | None, watch: Watch
+        self,
+        state: State,
+        config: RunConfig,
+        run: RunFolder,
+        device: str,
+        val: Source | None,
+        watch: Watch,
+        asked: Asked,
     ) -> None:
+        self.asked = asked
         self.state, self.config, self.run, self.device = state, config, run, device
         self.first, self.judged = current().first, val is not None
+        self.untried = True  # whether there was no validation yet
+        self.left = False  # whether a validation was left since the run was asked to stop
         self.tracking = Tracking(config.train.track if self.first else (), run, since=state.step, then=watch)
         own = None if val is None else share_of(val, config.data.batch_size, current())
         quarantine = run.quarantine
         self.val = None if own is None else build_loader(own, state.model, config, train=False, quarantine=quarantine)
         settings = config.train
         self.saver = checkpoint.Saver(
-            run.path, keep=settings.keep, keep_best=settings.keep_best, beside=settings.save_beside
+            run.path,
+            keep=settings.keep,
+            keep_best=settings.keep_best,
+            beside=settings.save_beside,
+            saved=state.step or None,
         )
 
     def due(self, every: int) -> bool:
@@ -162,11 +170,39 @@ class Course:
         """Do what is due after a step."""
         settings = self.config.train
         if self.judged and self.due(settings.val_every):
-            row = validate(self.state, self.val, self.config, self.device)
-            self.state.val_loss = (self.state.step, row["loss"])
-            self.tell(row)
+            self.validate()
         if self.due(settings.save_every):
             self.save()
+
+    def validate(self) -> None:
+        """Validate and log it, unless the run is asked to stop: then that is done when it goes on."""
+        if self.untried:
+            self.saver.finish()  # its loader's processes are forked, which no thread should write beside
+        self.untried = False
+        row = validate(self.state, self.val, self.config, self.device, self.asked)
+        self.left = row is None
+        if row is not None:
+            self.state.val_loss = (self.state.step, row["loss"])
+            self.tell(row)
+
+    def catch_up(self) -> None:
+        """Do the validation that the run was stopped in, if it was."""
+        if not self.judged or not self.state.step or not self.due(self.config.train.val_every):
+            return
+        done = any(row["kind"] == "val" and row["step"] == self.state.step for row in self.run.history())
+        if any_of(self.first and not done, self.device):
+            self.validate()
+
+    def heed(self) -> None:
+        """Stop if any process was asked to, unless all is done.
+
+        Raises:
+            KeyboardInterrupt: In all of them.
+        """
+        number = most(self.asked.number or 0, self.device)
+        if number and (self.state.step < self.config.train.steps or self.left):
+            self.asked.number = number  # all leave with one code
+            raise KeyboardInterrupt
 
     def save(self) -> None:
         """Write a checkpoint, unless the last step was bad."""
@@ -175,8 +211,23 @@ class Course:
         if self.first and not self.state.guard.in_a_row:
             self.saver.save(snapshot(self.state, self.config))
 
+    def leave(self) -> str:
+        """Save, wait until that is written, and say so.
+
+        Raises:
+            UserError: If it couldn't be written.
+        """
+        assert self.state.guard is not None
+        self.save()
+        self.saver.finish()
+        on = f"go on with --resume latest in {self.run.path}"
+        if self.state.guard.in_a_row:
+            return f"stopped at step {self.state.step}, which was bad and isn't saved: the one before is; {on}"
+        return f"stopped at step {self.state.step}, saved in {self.run.path}; go on with --resume latest"
+
     def close(self) -> None:
-        """Let go of what was open, and tell the trackers."""
+        """Let go of what was open, once a checkpoint that is being written is whole, and tell the trackers."""
+        self.saver.wait()
         self.tracking.finish(finished=self.state.step == self.config.train.steps)
         if self.state.text is not None:
             self.state.text.store.close()

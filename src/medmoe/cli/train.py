@@ -59,7 +59,7 @@ def train(
 ) -> None:
     """Train a recipe on images and their reports; `torchrun -m medmoe train …` does so in several processes."""
     from medmoe.distributed import joined
-    from medmoe.rundir import RunFolder, command_line
+    from medmoe.rundir import RunFolder, command_line, writing
     from medmoe.trackers import trackers
 
     flags = {
@@ -89,7 +89,8 @@ def train(
             _warn_of_random_text(config, parts, out)
         model = _fit(config, train, val, run, parts, world.device(device), allow_changes)
         if world.first:
-            _tell_result(run, model, val)
+            with writing(out, "the model is saved"):
+                _tell_result(run, model, val)
 
 
 def _fit(

@@ -7,9 +7,12 @@ import itertools
 import json
 import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -228,8 +231,22 @@ def _next(parcels: Iterator[Parcel], rank: int) -> Parcel | None:
     Raises:
         DataError: If none comes in time, or a worker is gone.
     """
-    try:
+    with workers_told(rank):
         return next(parcels, None)
+
+
+@contextlib.contextmanager
+def workers_told(rank: int = 0) -> Iterator[None]:
+    """Word what torch says of loader processes that are gone: it says so wherever this process is when it notices.
+
+    Args:
+        rank: Which of the processes that train together this is.
+
+    Raises:
+        DataError: In place of torch's error.
+    """
+    try:
+        yield
     except RuntimeError as error:
         told = str(error).split("\n")[0]
         if "DataLoader" not in told:
@@ -282,8 +299,28 @@ def _as_it_is(parcel: Any) -> Any:
 
 def _begin_worker(_: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C is the training loop's to handle; it still wants its last batch.
+    sys.excepthook = _hush
+    # To be asked to stop is the training loop's to handle, also where every process of a job is asked: it still wants
+    # its last batch.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey, args=(os.getppid(),), name="obey", daemon=True).start()
+
+
+def _hush(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Say nothing of a training loop that is gone; what goes wrong with samples is told by other means."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
+
+
+def _obey(parent: int) -> None:
+    """End when the training loop says so, and when nobody else does."""
+    while True:
+        if signal.sigwaitinfo({signal.SIGTERM}).si_pid == parent:
+            os._exit(0)
 
 
 @contextlib.contextmanager
