@@ -23,6 +23,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from medmoe.data.curation.deidentify_burned import find_text
+from medmoe.data.dicom import read_dicom_values
+from medmoe.errors import DataError
 
 SIZES, CONTRASTS = (9, 12, 16, 24), (48, 96, 160, 255)
 TEXTS = ("DOE JANE", "12/03/1957", "MRN 0048213", "Dr. Smith", "St. Mary Hosp", "14:32:07")
@@ -39,11 +41,11 @@ def pictures(manifest: Path, dicom: Path | None, each: int, rng: np.random.Gener
         for place in rng.choice(len(groups[source]), min(each, len(groups[source])), replace=False):
             yield source, np.asarray(Image.open(manifest.parent / groups[source][place]).convert("RGB"))
     for path in sorted(dicom.rglob("*.dcm")) if dicom else ():
-        import pydicom
-
         try:
-            values = pydicom.dcmread(path).pixel_array
-        except Exception:
+            with path.open("rb") as file:
+                values = read_dicom_values(file, where=path.name)
+        except DataError as error:
+            print(f"left out: {error}")
             continue
         if values.ndim == 2 and min(values.shape) >= 64 and values.max() > values.min():
             low, high = float(values.min()), float(values.max())

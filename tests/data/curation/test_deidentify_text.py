@@ -111,7 +111,9 @@ def test_text_of_any_letters_comes_through():
     generator = random.Random(0)
     for _ in range(200):
         text = "".join(chr(generator.choice([*range(32, 127), 0xE4, 0x4E2D, 0x1F600, 0xE001])) for _ in range(80))
-        clean_text(text, KNOWN, days=3)
+        cleaned = clean_text(text, KNOWN, days=3)
+        assert cleaned.text.count("\U0001f600") == text.count("\U0001f600")  # no rule takes what is no letter or digit
+        assert bool(cleaned.found) or cleaned.text == text.replace("\ue001", "?")  # a letter that marks places within
 
 
 def test_a_hostile_text_takes_no_long_time():
@@ -124,7 +126,9 @@ def test_a_hostile_text_takes_no_long_time():
         "St. " * 4000,
         "a@" * 5000,
     ):
-        clean_text(text, KNOWN)
+        cleaned = clean_text(text, KNOWN)
+        assert cleaned.text
+        assert bool(cleaned.found) or cleaned.text == text
 
 
 @pytest.mark.parametrize(
