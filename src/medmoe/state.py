@@ -102,10 +102,6 @@ def prepare(
         freeze(model, config.train.freeze)
     if config.train.micro_batch is not None:
         check_separable(training(model))
-        if config.train.compile:
-            raise ConfigError(
-                "a batch that passes in parts isn't compiled", where="train.compile", remedy="leave out one of the two"
-            )
     over_all(model.to(device))
     settings = config.train
     forward = compiled(config, device) if settings.compile else None
