@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from medmoe.caching import Way, backward_in_parts
 from medmoe.distributed import ALONE, World, current, gathered, joined, over_all, sum_gradients, summed
-from medmoe.errors import ConfigError
+from medmoe.distributed.meeting import _meet
+from medmoe.errors import ConfigError, UserError
 from medmoe.model import MedVLM
 from medmoe.objectives import OBJECTIVES, total_loss
 from medmoe.step import told
@@ -143,4 +146,38 @@ def test_an_impossible_environment_is_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("RANK", raising=False)
     told = pytest.raises(ConfigError, match="RANK, WORLD_SIZE, LOCAL_RANK aren't all numbers; use torchrun")
     with told, joined("cpu", timeout=1):
+        pass
+
+
+def test_what_processes_before_a_restart_left_behind_misleads_nobody():
+    store = dist.HashStore()
+    for name in ("here/1", "here/2", "to/ghost", "heard/ghost/1"):
+        store.set(f"medmoe/{name}", "ghost")
+    for _ in range(3):
+        with ThreadPoolExecutor(3) as pool:
+            found = [pool.submit(_meet, store, World(rank, 3, rank), 20.0) for rank in range(3)]
+            met = [one.result() for one in found]
+        assert not met[1].check(["address"])
+        met[0].set("address", "here")
+        assert [one.get("address") for one in met] == [b"here"] * 3
+
+
+def test_whoever_waits_for_a_process_that_never_comes_says_for_which():
+    store = dist.HashStore()
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(_meet, store, World(1, 3, 1), 20.0)
+        with pytest.raises(UserError, match="process 0 of 3 waited 1 s for process 2;"):
+            _meet(store, World(0, 3, 0), 1.0)
+        second.result()
+
+
+def test_without_an_address_to_meet_at_it_is_told(monkeypatch: pytest.MonkeyPatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    with (
+        pytest.raises(UserError, match=r"process 1 of 2 lost the others, or waited 1 s for them \("),
+        joined("cpu", timeout=1),
+    ):
         pass

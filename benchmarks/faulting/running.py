@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 from faulting import ills, runs
 from faulting.cases import STEPS, Place, after, case, ends, told
 from faulting.processes import Group, children, command
@@ -48,8 +50,9 @@ def restarted(place: Place) -> str:
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     words = [*start, "--max-restarts", "1", "-m", "medmoe", *runs.train(place.run, *STEPS)]
     log = place.folder / "torchrun"
+    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # torchrun's one thread rounds otherwise
     with log.open("wb") as out:
-        group = subprocess.Popen(words, stdout=out, stderr=out, start_new_session=True)
+        group = subprocess.Popen(words, stdout=out, stderr=out, env=env, start_new_session=True)
     try:
         while runs.last_step(place.run) < 3 and group.poll() is None:
             time.sleep(0.01)
@@ -63,8 +66,8 @@ def restarted(place: Place) -> str:
                 os.kill(pid, signal.SIGKILL)
         group.wait()
     alone = place.alone(2)
-    assert runs.weights(place.run) == runs.weights(alone)
-    assert runs.losses(place.run) == runs.losses(alone)
+    assert runs.weights(place.run) == runs.weights(alone), "the end isn't the undisturbed run's"
+    assert runs.losses(place.run) == runs.losses(alone), "the losses aren't the undisturbed run's"
     begun = json.loads((place.run / "run.json").read_text())["from_step"]
     return f"went on from step {begun}"
 
