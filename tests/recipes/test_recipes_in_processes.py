@@ -24,10 +24,6 @@ from processes import together
 from small_runs import phantoms
 from test_caching import farthest, gradients
 
-# Where experts are drawn, a process draws for its own images.
-DRAWN = [name for name in RECIPES if RECIPES[name]().model.router.train == "random"]
-SAME = [name for name in RECIPES if name not in DRAWN]
-
 
 def step(name: str, *settings: str) -> tuple[float, Any]:
     """Give the loss of a recipe's first step and its gradients, in float64 where it can be."""
@@ -60,15 +56,11 @@ def separable(name: str) -> bool:
 
 
 def test_two_processes_take_the_step_of_one_for_every_recipe(tmp_path: Path):
-    wanted: list[tuple[str, tuple[str, ...]]] = [(name, ()) for name in SAME]
-    wanted += [(name, ("train.micro_batch=3",)) for name in SAME if separable(name)]
+    wanted: list[tuple[str, tuple[str, ...]]] = [(name, ()) for name in RECIPES]
+    wanted += [(name, ("train.micro_batch=3",)) for name in RECIPES if separable(name)]
     assert any(settings for _, settings in wanted)
     for (name, settings), *ranks in zip(wanted, *together(2, steps, tmp_path, wanted, timeout=120), strict=True):
         loss, expected = step(name, *settings)
         for found_loss, found in ranks:
             assert found_loss == pytest.approx(loss, rel=1e-6), name
             assert farthest(found, expected) < 1e-5, (name, settings)
-
-
-def test_recipes_that_draw_experts_are_the_only_ones_left_out():
-    assert DRAWN == ["random", "shared_special_random"]
