@@ -1,0 +1,223 @@
+"""Namespaces: do two machines train as two processes do, and what comes of a link that is cut, or a machine that is lost?
+
+    python benchmarks/namespaces.py --json namespaces.json --markdown namespaces.md
+
+Two network namespaces that only a virtual link joins stand for the machines; each runs torchrun, and the run folder is
+on a disk that both see. The link is cut in two ways: taken down, and losing all packets without a word, as a broken
+switch does. It needs Linux, root and `ip`; without them nothing is tried, and the exit code is 0. Namespaces and
+processes are deleted at the end, and those that an earlier, killed run left at the beginning. `--only WORD` runs the
+rows whose names hold a word.
+
+In each namespace the kernel gives a connection up after some 25 seconds without an answer (`tcp_retries2=6`) instead of
+a quarter of an hour: torchrun itself waits that long for a store that it can't reach.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import platform
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from faulting import runs
+from faulting.machines import ADDRESSES, LINK, PORT, Job, Machines, Unable, machines, until
+
+STEPS, EVERY, STALL, CUT = 30, 5, 12, 20
+SETTINGS = (f"train.steps={STEPS}", f"train.save_every={EVERY}", "train.keep=3")
+_START = [sys.executable, "-m", "torch.distributed.run"]
+_ENV = {"OMP_NUM_THREADS": "1"}  # torchrun's own choice, said: another number of threads rounds otherwise
+ROWS: dict[str, tuple[str, Callable[[Pair], str]]] = {}
+
+
+class Pair:
+    """Two machines with a run on a disk that both see.
+
+    Args:
+        machines: The namespaces.
+        folder: For the run and what is said.
+        alone: Where the runs are that nobody disturbs.
+    """
+
+    def __init__(self, machines: Machines, folder: Path, alone: Path) -> None:
+        self.machines, self.folder, self.alone = machines, folder, alone
+        self.run = folder / "run"
+        self.jobs: list[Job] = []
+
+    def start(self, number: int, *settings: str, restarts: int = 0, endpoint: int = 0, share: bool = True) -> Job:
+        """Start torchrun on one machine.
+
+        Args:
+            number: The machine.
+            *settings: Of the run.
+            restarts: How often torchrun starts the processes again.
+            endpoint: The machine at which they meet.
+            share: Whether torchrun's store serves the processes too, as it does unless told otherwise.
+        """
+        torchrun = [
+            *("--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", str(restarts)),
+            *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"{ADDRESSES[endpoint]}:{PORT}", "--rdzv-id", "two"),
+            *("--rdzv-conf", f"is_host={int(number == endpoint)}", "--local-addr", ADDRESSES[number]),
+            *("--log-dir", str(self.folder / "logs"), "--redirects", "3"),
+        ]
+        words = [*_START, *torchrun, "-m", "medmoe", *runs.train(self.run, *SETTINGS, *settings)]
+        env = {**_ENV, "GLOO_SOCKET_IFNAME": LINK, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": str(int(not share))}
+        self.jobs.append(Job(self.machines.names[number], words, self.folder / f"log-{len(self.jobs)}", env))
+        return self.jobs[-1]
+
+    def both(self, *settings: str, restarts: int = 0) -> list[Job]:
+        """Start torchrun on both machines."""
+        return [self.start(number, *settings, restarts=restarts) for number in range(2)]
+
+    def reaches(self, step: int) -> None:
+        """Wait for a step of the run."""
+        until(lambda: runs.last_step(self.run) >= step or any(job.code is not None for job in self.jobs), seconds=240)
+        assert runs.last_step(self.run) >= step, self.said()[-1500:]
+
+    def ends(self, jobs: list[Job], *codes: int, seconds: float = 240) -> None:
+        """Wait for the ends, which must have these codes, and leave no process."""
+        until(lambda: all(job.code is not None for job in jobs), seconds=seconds)
+        found = [job.code for job in jobs]
+        assert found == list(codes), f"exit codes {found}, not {list(codes)}: {self.said()[-1500:]}"
+        assert until(lambda: not self.left(), seconds=10), f"processes {self.left()} are left"
+
+    def left(self) -> list[int]:
+        """List the processes that there are on both machines."""
+        return [*self.machines.pids(0), *self.machines.pids(1)]
+
+    def said(self) -> str:
+        """Give what was said, by torchrun and by the processes."""
+        return "\n".join([*(job.said() for job in self.jobs), *self.ours().values()])
+
+    def ours(self) -> dict[str, str]:
+        """Give what each process wrote to its standard error, by attempt and file."""
+        files = sorted((self.folder / "logs").rglob("stderr.log"))
+        return {str(path.parent): path.read_text(encoding="utf-8", errors="replace") for path in files}
+
+    def errors(self) -> list[str]:
+        """List the lines by which processes ended; a traceback of theirs isn't one, and fails."""
+        assert "Traceback" not in "".join(self.ours().values()), "".join(self.ours().values())[-1500:]
+        return [line for text in self.ours().values() for line in text.splitlines() if line.startswith("error:")]
+
+    def same(self) -> None:
+        """Compare the end with that of the run that nobody disturbed: weights, optimiser, losses, in every bit."""
+        alone = self.undisturbed(2)
+        final = f"checkpoints/step-{STEPS:07d}/optimizer.safetensors"
+        assert runs.weights(self.run) == runs.weights(alone), "the weights aren't the undisturbed run's"
+        assert (self.run / final).read_bytes() == (alone / final).read_bytes(), "nor is the optimiser's memory"
+        assert runs.losses(self.run) == runs.losses(alone), "the losses aren't the undisturbed run's"
+
+    def undisturbed(self, count: int) -> Path:
+        """Give the run of one process, or of two on one machine, made once."""
+        run = self.alone / f"alone-{count}"
+        if not run.exists():
+            start = [*_START, "--standalone", "--nproc-per-node", str(count), "-m", "medmoe"]
+            job = Job(None, [*start, *runs.train(run, *SETTINGS)], self.alone / f"log-{count}", _ENV)
+            assert job.process.wait(300) == 0, job.said()[-1500:]
+        return run
+
+    def clean(self) -> None:
+        """End what still runs, and mend the link."""
+        for number in range(2):
+            self.machines.kill(number)
+        for job in self.jobs:
+            job.kill()
+        self.machines.mend()
+
+
+def row(name: str, documented: str) -> Callable[[Callable[[Pair], str]], Callable[[Pair], str]]:
+    """Put a row into the table."""
+
+    def add(act: Callable[[Pair], str]) -> Callable[[Pair], str]:
+        ROWS[name] = (documented, act)
+        return act
+
+    return add
+
+
+@row("nothing", "weights are those of two processes on one machine, losses those of one process to 1e-5")
+def together(pair: Pair) -> str:
+    jobs = pair.both()
+    pair.ends(jobs, 0, 0)
+    pair.same()
+    one = dict(runs.losses(pair.undisturbed(1)))
+    apart = [abs(loss - one[step]) / abs(one[step]) for step, loss in runs.losses(pair.run)]
+    assert len(apart) == STEPS
+    first = sum(value <= 1e-5 for value in apart)
+    assert first == STEPS, f"{first} of {STEPS} losses are within 1e-5, the largest difference is {max(apart):.1e}"
+    return f"{STEPS} steps; losses differ from one process's by at most {max(apart):.1e}"
+
+
+def cut_for_a_while(pair: Pair, cut: Callable[[], None]) -> str:
+    jobs = pair.both("train.stall_seconds=90")
+    pair.reaches(EVERY + 2)
+    cut()
+    time.sleep(1)
+    at = runs.last_step(pair.run)
+    time.sleep(CUT - 1)
+    during = runs.last_step(pair.run) - at
+    pair.machines.mend()
+    mended = time.monotonic()
+    assert until(lambda: runs.last_step(pair.run) > at + during, seconds=120), "it doesn't go on"
+    pause = time.monotonic() - mended
+    pair.ends(jobs, 0, 0)
+    pair.same()
+    assert runs.steps(pair.run) == list(range(1, STEPS + 1)), "a step was done twice, or not at all"
+    assert during == 0, f"{during} steps were done without a link"
+    return f"at step {at}; went on {pause:.0f} s after the link was back, no step done again"
+
+
+@row(f"the link is down for {CUT} s", "training goes on by itself; same end")
+def down_for_a_while(pair: Pair) -> str:
+    return cut_for_a_while(pair, pair.machines.down)
+
+
+@row(f"the link loses all packets for {CUT} s", "training goes on by itself; same end")
+def silent_for_a_while(pair: Pair) -> str:
+    return cut_for_a_while(pair, pair.machines.lose)
+
+
+def cut_for_good(pair: Pair, cut: Callable[[], None]) -> str:
+    jobs = pair.both(f"train.stall_seconds={STALL}")
+    pair.reaches(EVERY + 2)
+    cut()
+    begun = time.monotonic()
+    until(lambda: len(pair.errors()) == 2 or all(job.code is not None for job in jobs), seconds=120)
+    ours = time.monotonic() - begun
+    pair.ends(jobs, 1, 1)
+    errors = "\n".join(pair.errors())
+    for wanted in (r"process 0 of 2 lost .* no word from process 1 ", r"process 1 of 2 lost .* process 0 is gone, or "):
+        assert len(re.findall(f"^error: {wanted}", errors, re.MULTILINE)) == 1, f"nobody said {wanted!r}: {errors}"
+    with (pair.run / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    done, whole = runs.last_step(pair.run), runs.whole(pair.run)[-1]
+    assert done - whole <= EVERY, f"{done - whole} steps lost"
+    pair.machines.mend()
+    again = pair.both(f"train.stall_seconds={STALL}")
+    pair.ends(again, 0, 0)
+    pair.same()
+    begun_at = json.loads((pair.run / "run.json").read_text())["from_step"]
+    assert begun_at == whole
+    took = [round((job.ended or 0) - begun) for job in jobs]
+    return (
+        f"both said so after {ours:.0f} s (stall_seconds={STALL}), torchrun ended after {took[0]} and {took[1]} s "
+        f"with 1; {done - whole} steps lost; the same commands went on from step {begun_at}"
+    )
+
+
+@row("the link is down for good", "after train.stall_seconds one line each, naming the other; restart: same end")
+def down_for_good(pair: Pair) -> str:
+    return cut_for_good(pair, pair.machines.down)
+
+
+@row("the link loses all packets for good", "after train.stall_seconds one line each, naming the other; restart: same end")
+def silent_for_good(pair: Pair) -> str:
+    return cut_for_good(pair, pair.machines.lose)
