@@ -1,4 +1,4 @@
-"""Namespaces: do two machines train as two processes do, and what comes of a link that is cut, or a machine that is lost?
+"""Namespaces: do two machines train as one does, and what comes of a link that is cut, or a machine that is lost?
 
     python benchmarks/namespaces.py --json namespaces.json --markdown namespaces.md
 
@@ -8,8 +8,8 @@ switch does. It needs Linux, root and `ip`; without them nothing is tried, and t
 processes are deleted at the end, and those that an earlier, killed run left at the beginning. `--only WORD` runs the
 rows whose names hold a word.
 
-In each namespace the kernel gives a connection up after some 25 seconds without an answer (`tcp_retries2=6`) instead of
-a quarter of an hour: torchrun itself waits that long for a store that it can't reach.
+Where a link is cut for good, the kernel is told to give a connection up after some 25 seconds without an answer
+(`tcp_retries2=6`) instead of a quarter of an hour: torchrun itself waits that long for a store that it can't reach.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from faulting import runs
 from faulting.machines import ADDRESSES, LINK, PORT, Job, Machines, Unable, machines, until
 
@@ -52,7 +51,7 @@ class Pair:
         self.run = folder / "run"
         self.jobs: list[Job] = []
 
-    def start(self, number: int, *settings: str, restarts: int = 0, endpoint: int = 0, share: bool = True) -> Job:
+    def start(self, number: int, *settings: str, restarts: int = 0, endpoint: int = 0, read: int = 60) -> Job:
         """Start torchrun on one machine.
 
         Args:
@@ -60,22 +59,27 @@ class Pair:
             *settings: Of the run.
             restarts: How often torchrun starts the processes again.
             endpoint: The machine at which they meet.
-            share: Whether torchrun's store serves the processes too, as it does unless told otherwise.
+            read: Seconds that torchrun waits for an answer of its store.
         """
         torchrun = [
             *("--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", str(restarts)),
             *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"{ADDRESSES[endpoint]}:{PORT}", "--rdzv-id", "two"),
-            *("--rdzv-conf", f"is_host={int(number == endpoint)}", "--local-addr", ADDRESSES[number]),
+            *(
+                "--rdzv-conf",
+                f"is_host={int(number == endpoint)},read_timeout={read}",
+                "--local-addr",
+                ADDRESSES[number],
+            ),
             *("--log-dir", str(self.folder / "logs"), "--redirects", "3"),
         ]
         words = [*_START, *torchrun, "-m", "medmoe", *runs.train(self.run, *SETTINGS, *settings)]
-        env = {**_ENV, "GLOO_SOCKET_IFNAME": LINK, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": str(int(not share))}
+        env = {**_ENV, "GLOO_SOCKET_IFNAME": LINK}
         self.jobs.append(Job(self.machines.names[number], words, self.folder / f"log-{len(self.jobs)}", env))
         return self.jobs[-1]
 
-    def both(self, *settings: str, restarts: int = 0) -> list[Job]:
+    def both(self, *settings: str, **more: Any) -> list[Job]:
         """Start torchrun on both machines."""
-        return [self.start(number, *settings, restarts=restarts) for number in range(2)]
+        return [self.start(number, *settings, **more) for number in range(2)]
 
     def reaches(self, step: int) -> None:
         """Wait for a step of the run."""
@@ -188,6 +192,7 @@ def silent_for_a_while(pair: Pair) -> str:
 def cut_for_good(pair: Pair, cut: Callable[[], None]) -> str:
     jobs = pair.both(f"train.stall_seconds={STALL}")
     pair.reaches(EVERY + 2)
+    pair.machines.patience(6)
     cut()
     begun = time.monotonic()
     until(lambda: len(pair.errors()) == 2 or all(job.code is not None for job in jobs), seconds=120)
@@ -218,6 +223,174 @@ def down_for_good(pair: Pair) -> str:
     return cut_for_good(pair, pair.machines.down)
 
 
-@row("the link loses all packets for good", "after train.stall_seconds one line each, naming the other; restart: same end")
+@row(
+    "the link loses all packets for good",
+    "after train.stall_seconds one line each, naming the other; restart: same end",
+)
 def silent_for_good(pair: Pair) -> str:
     return cut_for_good(pair, pair.machines.lose)
+
+
+def went_on(pair: Pair, lost_at: int) -> str:
+    """Tell from where the last life began, which must be as late as the checkpoints allow."""
+    begun = int(json.loads((pair.run / "run.json").read_text())["from_step"])
+    assert lost_at - begun <= EVERY, f"from step {begun}, but step {lost_at} was done"
+    return f"lost at step {lost_at}, went on from step {begun}"
+
+
+@row(f"the link loses all packets for {2 * CUT} s; --max-restarts 3", "both are started again by torchrun; same end")
+def restarted(pair: Pair) -> str:
+    jobs = pair.both(f"train.stall_seconds={STALL}", restarts=3)
+    pair.reaches(EVERY + 2)
+    pair.machines.lose()
+    time.sleep(2 * CUT)
+    at = runs.last_step(pair.run)
+    pair.machines.mend()
+    mended = time.monotonic()
+    until(lambda: runs.last_step(pair.run) > at or any(job.code is not None for job in jobs), seconds=240)
+    pause = time.monotonic() - mended
+    pair.ends(jobs, 0, 0)
+    pair.same()
+    return f"{went_on(pair, at)}; {pause:.0f} s after the link was back"
+
+
+@row(
+    "the link loses all packets for longer than torchrun's read_timeout; --max-restarts 3",
+    "torchrun ends with 1 on the machine that can't reach the store; started again, it is let in; same end",
+)
+def too_long(pair: Pair) -> str:
+    settings = f"train.stall_seconds={STALL}"
+    first, second = pair.both(settings, restarts=3, read=20)
+    pair.reaches(EVERY + 2)
+    pair.machines.lose()
+    begun = time.monotonic()
+    time.sleep(2 * CUT)
+    at = runs.last_step(pair.run)
+    pair.machines.mend()
+    assert until(lambda: second.code is not None, seconds=120), pair.said()[-1500:]
+    took = (second.ended or 0) - begun
+    assert second.code == 1
+    assert first.code is None
+    again = pair.start(1, settings, restarts=3, read=20)
+    pair.ends([first, again], 0, 0)
+    pair.same()
+    return f"read_timeout=20: ended {took:.0f} s after the cut; {went_on(pair, at)}"
+
+
+@row(
+    "the second machine loses power; --max-restarts 3",
+    "the first one's torchrun waits for it; the same command there, and they go on; same end",
+)
+def second_lost(pair: Pair) -> str:
+    return machine_lost(pair, meet_at=0, lost=1)
+
+
+def machine_lost(pair: Pair, meet_at: int, lost: int) -> str:
+    settings, more = f"train.stall_seconds={STALL}", {"restarts": 3, "endpoint": meet_at}
+    jobs = pair.both(settings, **more)
+    pair.reaches(EVERY + 2)
+    pair.machines.lose()  # a machine without power says no farewell
+    pair.machines.kill(lost)
+    begun = time.monotonic()
+    at = runs.last_step(pair.run)
+    assert until(lambda: bool(pair.errors()), seconds=60)
+    said = time.monotonic() - begun
+    pair.machines.mend()
+    assert jobs[1 - lost].code is None, pair.said()[-1500:]
+    again = pair.start(lost, settings, **more)
+    pair.ends([jobs[1 - lost], again], 0, 0)
+    pair.same()
+    return f"the other said so after {said:.0f} s; {went_on(pair, at)}"
+
+
+@row(
+    "the first machine loses power, at which they meet; --max-restarts 3",
+    "torchrun on the other ends with 1; both started again: same end",
+)
+def first_lost(pair: Pair) -> str:
+    settings = f"train.stall_seconds={STALL}"
+    jobs = pair.both(settings, restarts=3)
+    pair.reaches(EVERY + 2)
+    pair.machines.patience(6)
+    pair.machines.lose()
+    pair.machines.kill(0)
+    begun = time.monotonic()
+    at = runs.last_step(pair.run)
+    pair.ends(jobs, -9, 1)
+    took = time.monotonic() - begun
+    errors = pair.errors()
+    assert len(errors) == 1, errors
+    assert re.match("error: process 1 of 2 lost .* process 0 is gone, or the way to its machine", errors[0]), errors
+    pair.machines.mend()
+    pair.ends(pair.both(settings, restarts=3), 0, 0)
+    pair.same()
+    return f"the other's torchrun ended after {took:.0f} s; {went_on(pair, at)}"
+
+
+def attempt(name: str, machines: Machines, scratch: Path) -> dict[str, Any]:
+    """Give one row, and tell what happened."""
+    documented, act = ROWS[name]
+    folder = scratch / f"{len(list(scratch.iterdir())):02}"
+    folder.mkdir()
+    pair, begun = Pair(machines, folder, scratch), time.monotonic()
+    try:
+        told, ended = act(pair), "as documented"
+    except Exception as error:  # the next row is to be tried all the same
+        told, ended = f"{type(error).__name__}: {error}", "NOT AS DOCUMENTED"
+    finally:
+        pair.clean()
+    seconds = round(time.monotonic() - begun, 1)
+    return {"cut": name, "documented": documented, "ended": ended, "told": told, "seconds": seconds}
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Write the rows as a table."""
+    lines = [
+        "| what happens to two machines | documented end | ended | counted | seconds |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        cells = (
+            row["cut"],
+            row["documented"],
+            row["ended"],
+            " ".join(row["told"].split())[:600],
+            f"{row['seconds']:.0f}",
+        )
+        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Give every row, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--only", action="append", default=[])
+    asked = parser.parse_args()
+    names = [name for name in ROWS if not asked.only or any(word in name for word in asked.only)]
+    rows = []
+    try:
+        with tempfile.TemporaryDirectory(prefix="medmoe-namespaces-") as scratch, machines() as pair:
+            for name in names:
+                rows.append(attempt(name, pair, Path(scratch)))
+                print(f"{rows[-1]['ended']:18} {rows[-1]['seconds']:6} s  {name}: {rows[-1]['told']}", flush=True)
+    except Unable as error:
+        print(f"not tried: {error}")
+        rows = [
+            {"cut": name, "documented": ROWS[name][0], "ended": "not tried", "told": str(error), "seconds": 0.0}
+            for name in names
+        ]
+    found = {
+        "machine": platform.processor() or platform.machine(), "python": platform.python_version(),
+        "torch": torch.__version__, "rows": rows,
+    }  # fmt: skip
+    if asked.json is not None:
+        asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if asked.markdown is not None:
+        asked.markdown.write_text(markdown(rows), encoding="utf-8")
+    sys.exit(any(row["ended"] == "NOT AS DOCUMENTED" for row in rows))
+
+
+if __name__ == "__main__":
+    main()
