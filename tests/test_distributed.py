@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
+import os
+import re
+import signal
+import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -181,3 +187,48 @@ def test_without_an_address_to_meet_at_it_is_told(monkeypatch: pytest.MonkeyPatc
         joined("cpu", timeout=1),
     ):
         pass
+
+
+@pytest.mark.parametrize("joined_already", [True, False])
+def test_a_store_that_says_nothing_any_more_holds_nobody_up(tmp_path: Path, joined_already: bool):
+    # a stopped process is what a machine behind a cut link is: no answer, and no error either
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    spawning = multiprocessing.get_context("spawn")
+    keeper = spawning.Process(target=keeps_the_store, args=(port, joined_already))
+    other = spawning.Process(target=is_left_waiting, args=(port, tmp_path / "said"))
+    try:
+        keeper.start()
+        other.start()
+        other.join(60)
+        assert other.exitcode == 0
+    finally:
+        for process in (keeper, other):
+            process.kill()
+            process.join()
+    lost = "lost the others, or waited 1 s for them"
+    why = "; process 0 is gone, or the way to its machine" if joined_already else r" \(the store .* gave no answer"
+    assert re.search(f"process 1 of 2 {lost}{why}", (tmp_path / "said").read_text())
+
+
+def keeps_the_store(port: int, joins: bool) -> None:
+    names = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= names
+    if joins:
+        with joined("cpu", timeout=30):
+            os.kill(os.getpid(), signal.SIGSTOP)
+    store = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    while not store.check(["medmoe/here/1"]):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def is_left_waiting(port: int, said: Path) -> None:
+    names = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= names
+    try:
+        with joined("cpu", timeout=1):
+            summed([1.0])
+    except UserError as error:
+        said.write_text(str(error))

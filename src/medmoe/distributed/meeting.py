@@ -6,9 +6,13 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
+from threading import Thread
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +24,7 @@ from medmoe.errors import ConfigError, UserError
 
 _OF_OTHERS = ("gloo", "Gloo", "NCCL", "Connection closed", "Connection reset", "Timed out waiting")
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_T = TypeVar("_T")
 _REMEDY = "look at what they said, then go on with --resume latest; torchrun --max-restarts does it by itself"
 
 
@@ -52,12 +57,12 @@ def joined(device: str, *, timeout: float) -> Iterator[World]:
             what = f"process {world.local + 1} on this machine, which has {torch.cuda.device_count()} devices"
             raise ConfigError(what, where="--nproc-per-node", remedy="start one process a device")
         torch.cuda.set_device(world.local)
-    backend, wait = "nccl" if kind == "cuda" else "gloo", timedelta(seconds=timeout)
+    backend, longest = "nccl" if kind == "cuda" else "gloo", timedelta(seconds=timeout)
     try:
         with _lost_told(world, timeout):
-            store, _, _ = next(rendezvous("env://", world.rank, world.size, timeout=wait))
-            store = _meet(store, world, timeout)
-            dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=wait)
+            store, _, _ = next(rendezvous("env://", world.rank, world.size, timeout=longest))
+            store = _within(timeout + 5, partial(_meet, store, world, timeout))
+            dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=longest)
             yield world
     finally:
         with contextlib.suppress(RuntimeError, AssertionError, ValueError):
@@ -120,13 +125,38 @@ def _absent(world: World, *, seconds: float = 3) -> str:
     if not dist.is_initialized():
         return ""
     try:
-        store = dist.distributed_c10d._get_default_store()
-        store.set_timeout(timedelta(seconds=seconds))
-        store.set(f"lost/{world.rank}", "")
-        end, absent = time.monotonic() + seconds, list(range(world.size))
-        while absent and time.monotonic() < end:
-            time.sleep(0.05)
-            absent = [rank for rank in absent if not store.check([f"lost/{rank}"])]
+        absent = _within(seconds + 1, partial(_silent, dist.distributed_c10d._get_default_store(), world, seconds))
     except (dist.DistError, RuntimeError, ValueError):  # whoever kept the store is gone itself
-        return "; process 0 is gone, or the way to it" if world.rank else ""
+        return "; process 0 is gone, or the way to its machine" if world.rank else ""
     return f"; no word from process {', '.join(map(str, absent))}" if absent else ""
+
+
+def _silent(store: Store, world: World, seconds: float) -> list[int]:
+    """Say that the others are lost, and list who doesn't say so within some seconds."""
+    store.set_timeout(timedelta(seconds=seconds))
+    store.set(f"lost/{world.rank}", "")
+    end, absent = time.monotonic() + seconds, list(range(world.size))
+    while absent and time.monotonic() < end:
+        time.sleep(0.05)
+        absent = [rank for rank in absent if not store.check([f"lost/{rank}"])]
+    return absent
+
+
+def _within(seconds: float, work: Callable[[], _T]) -> _T:
+    """Ask a store what it might never answer; where it doesn't in time, that is an error.
+
+    A store on a machine that can't be reached any more gives no answer and no error until the kernel gives the
+    connection up, which takes a quarter of an hour, and the store's own timeout doesn't hold for all that it is asked.
+    """
+    found: Future[_T] = Future()
+
+    def ask() -> None:
+        try:
+            found.set_result(work())
+        except BaseException as error:
+            found.set_exception(error)
+
+    Thread(target=ask, daemon=True).start()
+    if not wait([found], seconds).done:
+        raise dist.DistStoreError(f"the store in which processes meet gave no answer for {seconds:g} s")
+    return found.result()
