@@ -8,14 +8,19 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from medmoe.distributed.sharding import in_parts
+
 
 def adamw(model: nn.Module, *, lr: float, weight_decay: float, betas: tuple[float, float]) -> torch.optim.AdamW:
     """Make AdamW (Loshchilov & Hutter, 2019) over the trainable parameters; norms, biases and scales don't decay."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    groups = []
+    for parted in sorted({in_parts(p) for p in trainable}):  # no fused call takes both
+        alike = [p for p in trainable if in_parts(p) == parted]
+        groups += [
+            {"params": [p for p in alike if p.ndim >= 2], "weight_decay": weight_decay},
+            {"params": [p for p in alike if p.ndim < 2], "weight_decay": 0.0},
+        ]
     return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
 
 
