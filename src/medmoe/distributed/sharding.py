@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ def shard(model: nn.Module, device: str = "cpu") -> nn.Module:
     if current().size == 1:
         return model
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import FSDPModule, fully_shard
+    from torch.distributed.fsdp import fully_shard
 
     # What follows a block may not change its result in place; nothing here does.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
@@ -47,9 +48,8 @@ def shard(model: nn.Module, device: str = "cpu") -> nn.Module:
         for block in _blocks(backbone):
             fully_shard(block, mesh=mesh)
         fully_shard(backbone, mesh=mesh)
-        for module in backbone.modules():
-            if isinstance(module, FSDPModule):
-                _sum(module)
+        for part in _parted(backbone):
+            _sum(part)
     return model
 
 
@@ -84,12 +84,12 @@ def in_parts(tensor: Tensor) -> bool:
 
 def own_rows(tensor: Tensor) -> Tensor:
     """Give what this process holds of a tensor: its rows [r, …], none perhaps, in the same memory; or all of it."""
-    return tensor.to_local() if in_parts(tensor) else tensor  # type: ignore[attr-defined, no-any-return]
+    return tensor.to_local() if in_parts(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def whole(tensor: Tensor) -> Tensor:
     """Give all of a tensor; of one in parts, every process must ask for it."""
-    return tensor.full_tensor() if in_parts(tensor) else tensor  # type: ignore[attr-defined, no-any-return]
+    return tensor.full_tensor() if in_parts(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def rows_of(size: int, rank: int, count: int) -> slice:
@@ -102,22 +102,42 @@ def rows_of(size: int, rank: int, count: int) -> slice:
     return slice(min(rank * each, size), min((rank + 1) * each, size))
 
 
-def parted_like(value: Tensor, parameter: Tensor) -> Tensor:
-    """Put a tensor that every process has in parts, as a parameter of the same shape is; else give it as it is."""
-    if not in_parts(parameter) or value.shape != parameter.shape:
-        return value
+def parted_like(value: Tensor, other: Tensor) -> Tensor:
+    """Copy a tensor that every process has to where another is, in parts if that is and has the same shape."""
+    if not in_parts(other) or value.shape != other.shape:
+        return value.to(other.device, copy=True)
     own = value[rows_of(len(value), current().rank, current().size)]
-    return of_rows(own.to(parameter.device, copy=True), parameter)
+    return _parted_of(own.to(other.device, copy=True), other, other.device_mesh)  # type: ignore[attr-defined]
 
 
-def of_rows(rows: Tensor, parameter: Tensor) -> Tensor:
-    """Make of each process's rows a tensor in parts, as a parameter is."""
+def room_like(other: Tensor, shape: torch.Size, kind: torch.dtype) -> Tensor:
+    """Make room for a tensor of a shape where another is, in parts if that is and has the same shape."""
+    if not in_parts(other) or shape != other.shape:
+        return torch.empty(shape, dtype=kind, device=other.device)
+    own = torch.empty_like(own_rows(other), dtype=kind, requires_grad=False)
+    return _parted_of(own, other, other.device_mesh)  # type: ignore[attr-defined]
+
+
+def on_mesh(group: Any) -> Any:
+    """Give the mesh on the CPU of a group of processes."""
+    from torch.distributed.device_mesh import DeviceMesh
+
+    return DeviceMesh.from_group(group, "cpu")
+
+
+def of_rows(tensor: Tensor, mesh: Any) -> Tensor:
+    """Copy what this process holds of a tensor to the CPU, as its part on a mesh there."""
+    own = own_rows(tensor.detach()).to("cpu", copy=True).contiguous()
+    return _parted_of(own, tensor, mesh) if in_parts(tensor) else own
+
+
+def _parted_of(own: Tensor, other: Tensor, mesh: Any) -> Tensor:
+    """Make of each process's rows a tensor that is in parts as another is."""
     from torch.distributed.tensor import DTensor
 
-    assert isinstance(parameter, DTensor)
-    mesh, places = parameter.device_mesh, parameter.placements
-    shape, stride = parameter.shape, parameter.stride()
-    return DTensor.from_local(rows, mesh, places, run_check=False, shape=shape, stride=stride)
+    assert isinstance(other, DTensor)
+    shape, stride = other.shape, other.stride()
+    return DTensor.from_local(own, mesh, other.placements, run_check=False, shape=shape, stride=stride)
 
 
 @torch.no_grad()
@@ -150,16 +170,34 @@ def norm_of(tensors: Iterable[Tensor]) -> Tensor:
     return (rest.to(squares.device).square() + squares).sqrt()
 
 
+def _parted(module: nn.Module) -> list[nn.Module]:
+    """List what of a module was put in parts, whether its weights are together at the moment or not."""
+    if current().size == 1:
+        return []
+    from torch.distributed.fsdp import FSDPModule
+
+    return [part for part in module.modules() if isinstance(part, FSDPModule)]
+
+
+def has_parts(module: nn.Module) -> bool:
+    """Tell whether anything of a module was put in parts."""
+    return bool(_parted(module))
+
+
+def apart(module: nn.Module) -> None:
+    """Let go of weights that a forward pass without a backward brought together."""
+    for part in _parted(module):
+        part.reshard()  # type: ignore[operator]
+
+
 def passes(own: int, device: torch.device | str, model: nn.Module) -> int:
     """Give how often the model is run, of which this process needs `own`: as often everywhere where it is in parts."""
-    if current().size == 1 or not any(map(in_parts, model.parameters())):
-        return own
-    return most(own, device)
+    return most(own, device) if has_parts(model) else own
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give whole copies on the CPU, in the first process; the others only help to bring together what is in parts."""
-    copies = {}
+    copies: dict[str, Tensor] = {}
     for name, value in tensors.items():
         full = whole(value.detach())
         if current().first:
