@@ -124,9 +124,10 @@ def forward_in_parts(model: MedVLM, batch: Batch, way: Way) -> tuple[Output, Bat
     """
     batch = _told(model, batch, of_all=False)
     whole, every = _Whole(len(batch.keys)), way.rows(len(batch.keys))
+    idle = range(passes(len(every), way.device, model) - len(every))  # passes for the sake of other processes
     for rows in every:
         whole.take(_Pass(model, batch.part(rows), way)(), rows)
-    for _ in range(passes(len(every), way.device, model) - len(every)):  # for the sake of other processes
+    for _ in idle:
         _Pass(model, batch.part(every[0]), way)()
     return whole.output, _facts(batch, way.device)
 
@@ -152,13 +153,13 @@ def backward_in_parts(
     whole, gone = _Whole(len(batch.keys)), []
     *before, last = way.rows(len(batch.keys))
     as_at_first = _counted_once(model)
+    idle = range(passes(len(before), way.device, model) - len(before))  # passes for the sake of other processes
     for rows in before:
         gone.append(_Pass(model, batch.part(rows), way))
         as_at_first()
         with torch.no_grad():
             whole.take(gone[-1](), rows)
     final = _Pass(model, batch.part(last), way)
-    idle = range(passes(len(before), way.device, model) - len(before))  # passes for the sake of other processes
     for _ in idle:
         as_at_first()
         with final.as_before(), torch.no_grad():
