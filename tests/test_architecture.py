@@ -55,7 +55,7 @@ PLACES = {
     "rich": ["cli/", "progress.py"],
     "PIL": ["adapters/", "data/", "predictor.py", "report/", "serve.py", "speed/"],
     "pydantic": ["config.py", "serve.py"],
-    "safetensors": ["adapters/", "folder.py", "checkpoint.py", "pieces.py", "encoders/pretrained.py"],
+    "safetensors": ["adapters/", "folder.py", "checkpoint.py", "pieces/", "encoders/pretrained.py"],
 }
 # Optional packages: whichever file imports one is the only one that does.
 IN_ONE_FILE = ["huggingface_hub", "faiss", "nibabel", "onnx", "onnxruntime", "fastapi", "uvicorn", "open_clip", "ray"]

@@ -84,7 +84,7 @@ def three_steps(model: MedVLM, batch: Batch, part: int | None) -> dict[str, Any]
 def numbers(tensors: dict[str, Tensor]) -> dict[str, int]:
     """Count what this process holds of each backbone."""
     return {
-        part: sum(own_rows(value).numel() for name, value in tensors.items() if name.startswith(part))
+        part: sum(own_rows(value).numel() for name, value in tensors.items() if name.startswith(f"{part}."))
         for part in ("vision", "text")
     }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from medmoe import checkpoint
 from medmoe.build import (
@@ -56,7 +57,7 @@ from medmoe.pieces import Crew, taken_up
 from medmoe.rundir import CONFIG, RunFolder
 from medmoe.signals import Asked
 from medmoe.step import Forward, autocast, compiled
-from medmoe.types import Batch, Loss, Output
+from medmoe.types import Batch, Loss, Output, over_tensors
 
 # What may be other when a run goes on: it decides how a run is watched, kept and fed, not what is learnt from what.
 FREE = frozenset(
@@ -210,9 +211,17 @@ def way_of(config: RunConfig, device: str) -> Way:
     return Way(settings.micro_batch or config.data.batch_size, device, partial(autocast, settings.precision, device))
 
 
-def loss_of_whole(config: RunConfig, output: Output, batch: Batch) -> Loss:
-    """Give the loss of a batch that went through the model in parts, all processes' together, on bounded memory."""
+def loss_of_whole(config: RunConfig, said: list[Output], output: Output, batch: Batch) -> Loss:
+    """Give the loss of a batch that went through the model in parts, all processes' together, on bounded memory.
+
+    Args:
+        config: The recipe.
+        said: Is given what the model says of all processes' samples, without a graph.
+        output: Of this process's samples.
+        batch: Those samples.
+    """
     output, batch = gathered(output, batch)
+    said.append(over_tensors(output, Tensor.detach))
     return total_loss(output, batch, config.objectives, bounded(config.objective_options, output))
 
 

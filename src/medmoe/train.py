@@ -276,9 +276,11 @@ def add_gradients(state: State, batch: Batch, config: RunConfig, device: str) ->
     """Add a batch's share of the step's gradient: at once, or in parts that give the same."""
     settings = config.train
     if settings.micro_batch is not None:
-        whole, way = partial(loss_of_whole, config), way_of(config, device)
+        said: list[Output] = []  # of all processes' samples, as the loss is
+        whole, way = partial(loss_of_whole, config, said), way_of(config, device)
         batch = ready(batch, state, "cpu")  # the images stay here, and go to the device part by part
-        return backward_in_parts(state.model, batch, whole, way, share=1 / settings.accum_freq)
+        loss, _ = backward_in_parts(state.model, batch, whole, way, share=1 / settings.accum_freq)
+        return loss, said[0]
     forward = state.forward or eager(config, device)
     output, loss = forward(state.model, ready(batch, state, device))
     if loss.total.requires_grad:  # else the batch has nothing that an objective reads

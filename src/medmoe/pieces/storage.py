@@ -1,8 +1,4 @@
-"""A run's memory in pieces: every process writes what it holds, and another number of processes reads it again.
-
-torch.distributed.checkpoint plans who writes and who reads which rows. Its own files are pickles, which run code when
-they are read; here the pieces are safetensors files, and `pieces.json` says which rows lie where.
-"""
+"""Rows in safetensors files for torch.distributed.checkpoint, whose own files are pickles, which run code when read."""
 
 from __future__ import annotations
 
@@ -10,13 +6,11 @@ import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -34,144 +28,39 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
-from medmoe.distributed import any_of, current, of_rows, on_mesh, parted_like, room_like
 from medmoe.errors import ModelError
 from medmoe.folder import flush, read_json, system_errors
+from medmoe.pieces.memory import INDEX
 
-INDEX = "pieces.json"
 
-
-class Pieces(Mapping[str, Tensor]):
-    """Tensors that were written in pieces.
-
-    Args:
-        folder: Where the pieces lie.
-        of: What the names begin with; it is left out of them.
+def save(folder: Path, tensors: Mapping[str, Tensor], group: Any) -> None:
+    """Write what every process of a group holds of some tensors, each into a file of its own.
 
     Raises:
-        ModelError: If the index is missing or broken.
+        OSError: In every process, if any can't write.
     """
-
-    def __init__(self, folder: Path, of: str) -> None:
-        self.folder, self.of = folder, f"{of}/"
-        self._about = _Reader(folder).read_metadata().state_dict_metadata
-
-    def __iter__(self) -> Iterator[str]:
-        """Go through the names."""
-        return (name.removeprefix(self.of) for name in self._about if name.startswith(self.of))
-
-    def __len__(self) -> int:
-        """Count the tensors."""
-        return sum(1 for _ in self)
-
-    def __getitem__(self, name: str) -> Tensor:
-        """Read one as a whole; of several processes each must."""
-        return self.read({name: torch.empty(0)})[name]
-
-    def read(self, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Read tensors: in parts where those of `like` are and have the same shape, on their device.
-
-        Raises:
-            ModelError: If a piece is missing or broken.
-        """
-        into = {}
-        for name, other in like.items():
-            about = self._about[self.of + name]
-            assert isinstance(about, TensorStorageMetadata)
-            into[self.of + name] = room_like(other, about.size, about.properties.dtype)
-        planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # one process alone is no mistake
-                state_dict_loader.load(into, storage_reader=_Reader(self.folder), planner=planner)
-        except CheckpointException as error:
-            reasons = [str(failure) for failure, _ in error.failures.values()]
-            raise ModelError(f"the pieces can't be read ({reasons[0][:200]})", where=str(self.folder)) from None
-        return {name.removeprefix(self.of): value for name, value in into.items()}
+    planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+    try:
+        state_dict_saver.save(dict(tensors), storage_writer=_Writer(folder), planner=planner, process_group=group)
+    except CheckpointException as error:
+        failures = [failure for failure, _ in error.failures.values()]
+        raise next((one for one in failures if isinstance(one, OSError)), failures[0]) from None
 
 
-def taken_up(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give saved tensors, copied, as those of the run are: in parts or as a whole, on their device."""
-    if isinstance(tensors, Pieces):
-        return tensors.read(like)
-    return {name: parted_like(tensors[name], other) for name, other in like.items()}
+def load(folder: Path, into: dict[str, Tensor]) -> None:
+    """Fill tensors with what a folder has of their names, each process its own rows; all processes must do so.
 
-
-class Crew:
-    """The processes of a run whose model is in parts, as far as they write checkpoints together.
-
-    All of them write into the folder that the first one has made; that one does the rest, and says how it ended. They
-    exchange words in a group of their own, so that a thread may do it while training goes on.
-
-    Args:
-        timeout: Seconds after which one that waits for the others gives up.
-        device: Where the run computes.
+    Raises:
+        ModelError: If a piece is missing or broken.
     """
-
-    def __init__(self, timeout: float, device: str) -> None:
-        self.device = device
-        self.group: Any = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
-        self.mesh = on_mesh(self.group)
-
-    def copy(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Copy what this process holds of some tensors to the CPU."""
-        return {name: of_rows(value, self.mesh) for name, value in tensors.items()}
-
-    def any(self, flag: bool) -> bool:
-        """Tell, outside the thread, whether a flag is set in any process."""
-        return any_of(flag, self.device)
-
-    def save(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
-        """Let all processes write what they hold into a folder; the first one says which.
-
-        Raises:
-            OSError: In every process, if any can't write.
-        """
-        if current().first:
-            self._say(str(folder))
-        planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-        try:
-            state_dict_saver.save(
-                dict(tensors), storage_writer=_Writer(folder), planner=planner, process_group=self.group
-            )
-        except CheckpointException as error:
-            failures = [failure for failure, _ in error.failures.values()]
-            raise next((one for one in failures if isinstance(one, OSError)), failures[0]) from None
-
-    def write(self, lead: Callable[[], Any], tensors: Mapping[str, Tensor]) -> None:
-        """Write a checkpoint together.
-
-        Args:
-            lead: What the first process does; it calls `save` once, or fails before.
-            tensors: What this process holds.
-
-        Raises:
-            OSError: In every process, if any can't write.
-        """
-        if not current().first:
-            while isinstance(word := self._say(None), str):
-                try:
-                    self.save(Path(word), tensors)
-                except Exception:  # the first one has it too, and says so
-                    continue
-            if word[0]:
-                raise OSError(*word)
-            return
-        ended: tuple[int, str] = (0, "")
-        try:
-            lead()
-        except BaseException as error:
-            known = isinstance(error, OSError) and error.errno
-            ended = (error.errno, error.strerror) if known else (-1, f"process 0: {error}")  # type: ignore[attr-defined]
-            raise
-        finally:
-            self._say(ended)
-
-    def _say(self, word: Any) -> Any:
-        """Let the first process say something to all; gives what it says."""
-        said = [word]
-        dist.broadcast_object_list(said, src=0, group=self.group)
-        return said[0]
+    planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # one process alone is no mistake
+            state_dict_loader.load(into, storage_reader=_Reader(folder), planner=planner)
+    except CheckpointException as error:
+        reasons = [str(failure) for failure, _ in error.failures.values()]
+        raise ModelError(f"the pieces can't be read ({reasons[0][:200]})", where=str(folder)) from None
 
 
 class _Writer(StorageWriter):
@@ -290,6 +179,3 @@ class _Reader(StorageReader):
         done: Future[None] = Future()
         done.set_result(None)
         return done
-
-
-__all__ = ["INDEX", "Crew", "Pieces", "taken_up"]
