@@ -172,7 +172,7 @@ EACH = {
     "growing experts, in parts of a batch": (
         *RUN,
         *("model.experts.growing=true", "model.experts.shared=0", "train.grow_at=0.5"),
-        *("train.micro_batch=2", "train.accum_freq=2", "train.precision=bf16"),
+        *("train.micro_batch=2", "train.accum_freq=2"),
     ),
 }
 
@@ -180,7 +180,7 @@ EACH = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", EACH)
 def test_a_run_goes_on_with_two_processes_then_one_then_three(tmp_path: Path, kind: str):
-    settings, folder, near = EACH[kind], tmp_path / "run", 1e-5 if "bf16" not in str(EACH[kind]) else 1e-2
+    settings, folder, near = EACH[kind], tmp_path / "run", 1e-5
     sharded = (*settings, "train.shard=true")
     train(tmp_path / "one", *settings, val=phantoms(9))
     for undisturbed, gone_on, stopped in together(2, runs, tmp_path, tmp_path, sharded):
@@ -205,6 +205,16 @@ def test_a_run_goes_on_with_two_processes_then_one_then_three(tmp_path: Path, ki
     for parts, weights in ends:
         assert not parts
         torch.testing.assert_close(weights, saved, rtol=0, atol=0)
+
+
+def in_half(world: World, folder: Path) -> Any:
+    for parts in ("false", "true"):
+        a_run(world, folder / parts, (*SHARED, "train.precision=bf16", "train.lr=1e-4", f"train.shard={parts}"))
+
+
+def test_under_autocast_parts_learn_what_wholes_learn(tmp_path: Path):
+    together(2, in_half, tmp_path / "processes", tmp_path)
+    assert losses(tmp_path / "true") == pytest.approx(losses(tmp_path / "false"), rel=1e-4)
 
 
 def no_room(world: World, folder: Path) -> Any:

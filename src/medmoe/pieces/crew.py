@@ -43,16 +43,11 @@ class Crew:
         Raises:
             OSError: In every process, if any can't write.
         """
+        from medmoe.pieces.storage import save
+
         if current().first:
             self._say(str(folder))
-        planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-        try:
-            state_dict_saver.save(
-                dict(tensors), storage_writer=_Writer(folder), planner=planner, process_group=self.group
-            )
-        except CheckpointException as error:
-            failures = [failure for failure, _ in error.failures.values()]
-            raise next((one for one in failures if isinstance(one, OSError)), failures[0]) from None
+        save(folder, tensors, self.group)
 
     def write(self, lead: Callable[[], Any], tensors: Mapping[str, Tensor]) -> None:
         """Write a checkpoint together.
