@@ -27,7 +27,7 @@ LEVELS = {
     "errors": 0,
     **dict.fromkeys(["types", "modalities", "products"], 1),
     **dict.fromkeys(["layers", "config", "distributed", "folder", "gate", "signals"], 2),
-    **dict.fromkeys(["data", "encoders", "experts", "heads"], 3),
+    **dict.fromkeys(["data", "encoders", "experts", "heads", "pieces"], 3),
     **dict.fromkeys(["model", "objectives", "optim", "checkpoint", "metrics", "rundir", "leaks", "guards"], 4),
     **dict.fromkeys(["tasks", "describe", "caching", "step"], 5),
     **dict.fromkeys(["build", "adapters"], 6),
@@ -55,7 +55,7 @@ PLACES = {
     "rich": ["cli/", "progress.py"],
     "PIL": ["adapters/", "data/", "predictor.py", "report/", "serve.py", "speed/"],
     "pydantic": ["config.py", "serve.py"],
-    "safetensors": ["adapters/", "folder.py", "checkpoint.py", "encoders/pretrained.py"],
+    "safetensors": ["adapters/", "folder.py", "checkpoint.py", "pieces/", "encoders/pretrained.py"],
 }
 # Optional packages: whichever file imports one is the only one that does.
 IN_ONE_FILE = ["huggingface_hub", "faiss", "nibabel", "onnx", "onnxruntime", "fastapi", "uvicorn", "open_clip", "ray"]

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medmoe.distributed import pieces_of_all
+from medmoe.distributed import passes, pieces_of_all
 from medmoe.errors import ConfigError
 from medmoe.experts.router import Router
 from medmoe.heads.words import pieces_of
@@ -123,9 +123,12 @@ def forward_in_parts(model: MedVLM, batch: Batch, way: Way) -> tuple[Output, Bat
         the device.
     """
     batch = _told(model, batch, of_all=False)
-    whole = _Whole(len(batch.keys))
-    for rows in way.rows(len(batch.keys)):
+    whole, every = _Whole(len(batch.keys)), way.rows(len(batch.keys))
+    idle = range(passes(len(every), way.device, model) - len(every))  # passes for the sake of other processes
+    for rows in every:
         whole.take(_Pass(model, batch.part(rows), way)(), rows)
+    for _ in idle:
+        _Pass(model, batch.part(every[0]), way)()
     return whole.output, _facts(batch, way.device)
 
 
@@ -147,16 +150,22 @@ def backward_in_parts(
         The loss, and the whole batch's output without a graph.
     """
     batch = _told(model, batch, of_all=True)
-    whole, passes = _Whole(len(batch.keys)), []
+    whole, gone = _Whole(len(batch.keys)), []
     *before, last = way.rows(len(batch.keys))
     as_at_first = _counted_once(model)
+    idle = range(passes(len(before), way.device, model) - len(before))  # passes for the sake of other processes
     for rows in before:
-        passes.append(_Pass(model, batch.part(rows), way))
+        gone.append(_Pass(model, batch.part(rows), way))
         as_at_first()
         with torch.no_grad():
-            whole.take(passes[-1](), rows)
+            whole.take(gone[-1](), rows)
+    final = _Pass(model, batch.part(last), way)
+    for _ in idle:
+        as_at_first()
+        with final.as_before(), torch.no_grad():
+            final()
     as_at_first()
-    kept = _Pass(model, batch.part(last), way)()
+    kept = final()
     whole.take(kept, last)
     leaves = over_tensors(whole.output, lambda value: value.detach().requires_grad_(value.is_floating_point()))
     loss = loss_of(leaves, _facts(batch, way.device))
@@ -166,10 +175,15 @@ def backward_in_parts(
         gradients = [leaf.grad for leaf in tensors_of(leaves)]
         _pull(kept, gradients, last, first=True)
         del kept  # and with it its graph, before another is made
-        for rows, again in zip(before, passes, strict=True):
+        for rows, again in zip(before, gone, strict=True):
             as_at_first()
             with again.as_before():
                 _pull(again(), gradients, rows)
+        nothing = [None if gradient is None else torch.zeros_like(gradient) for gradient in gradients]
+        for _ in idle:
+            as_at_first()
+            with final.as_before():
+                _pull(final(), nothing, last)
     return loss, whole.output
 
 

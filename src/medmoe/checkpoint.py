@@ -13,11 +13,13 @@ import threading
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from medmoe.distributed import copied
 from medmoe.errors import ModelError, UserError
 from medmoe.folder import (
     MANIFEST,
@@ -29,6 +31,7 @@ from medmoe.folder import (
     read_weights,
     write_atomically,
 )
+from medmoe.pieces import INDEX, Crew, Pieces
 
 OPTIMIZER, AVERAGE, STATE = "optimizer.safetensors", "average.safetensors", "state.json"
 
@@ -50,8 +53,8 @@ class Checkpoint:
 
     step: int
     weights: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-    average: dict[str, Tensor] | None
+    optimizer: Mapping[str, Tensor]
+    average: Mapping[str, Tensor] | None
     state: dict[str, Any]
     folder: Path
 
@@ -62,7 +65,7 @@ class Snapshot:
 
     Attributes:
         step: Steps done.
-        weights: Of the model.
+        weights: Of the model; where it is in parts, whole in the first process alone.
         optimizer: The optimiser's memory by name.
         average: Averaged weights, or None.
         assets: What a model folder holds beside the weights.
@@ -85,30 +88,56 @@ def snapshot(
     average: Mapping[str, Tensor] | None,
     assets: Assets,
     state: Mapping[str, Any],
+    crew: Crew | None = None,
 ) -> Snapshot:
-    """Copy a run's state to the CPU."""
+    """Copy a run's state to the CPU; of what is in parts, each process of a crew its own, and the weights together."""
 
     def own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
 
-    return Snapshot(step, own(weights), own(optimizer), None if average is None else own(average), assets, dict(state))
+    copy = own if crew is None else crew.copy
+    averaged = None if average is None else copy(average)
+    return Snapshot(step, copied(weights), copy(optimizer), averaged, assets, dict(state))
 
 
-def write(run: Path, taken: Snapshot, *, keep: int, keep_best: bool = False) -> Path:
-    """Write `checkpoints/step-N`, and delete all but the `keep` newest and, if asked, the one of least `val_loss`."""
-    from safetensors.torch import save_file
+def write(run: Path, taken: Snapshot, *, keep: int, keep_best: bool = False, crew: Crew | None = None) -> Path:
+    """Write `checkpoints/step-N`, and delete all but the `keep` newest and, if asked, the one of least `val_loss`.
+
+    Args:
+        run: The run folder.
+        taken: What is written.
+        keep: Checkpoints kept.
+        keep_best: Whether the one of least `val_loss` is kept too.
+        crew: The processes that write what they hold, if the model is in parts; this one leads them.
+    """
 
     def fill(aside: Path) -> None:
+        if crew is None:
+            _save_memory(aside, taken)
+        else:
+            crew.save(aside, _named(taken))
         fill_folder(aside, taken.weights, taken.assets)
-        save_file(taken.optimizer, aside / OPTIMIZER)
-        if taken.average is not None:
-            save_file(taken.average, aside / AVERAGE)
         _write_json(aside / STATE, {"step": taken.step, "listed_in": MANIFEST, **taken.state})
         list_files(aside, {"step": taken.step, "val_loss": taken.state.get("val_loss")})
 
     folder = write_atomically(run / "checkpoints" / f"step-{taken.step:07d}", fill)
     prune(run, upto=folder, keep=keep, keep_best=keep_best)
     return folder
+
+
+def _save_memory(folder: Path, taken: Snapshot) -> None:
+    """Write what a model folder lacks to go on."""
+    from safetensors.torch import save_file
+
+    save_file(taken.optimizer, folder / OPTIMIZER)
+    if taken.average is not None:
+        save_file(taken.average, folder / AVERAGE)
+
+
+def _named(taken: Snapshot) -> dict[str, Tensor]:
+    """Name the same as one whole."""
+    groups = {"optimizer": taken.optimizer, "average": taken.average or {}}
+    return {f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
 
 
 def prune(run: Path, *, upto: Path, keep: int, keep_best: bool) -> None:
@@ -148,15 +177,23 @@ class Saver:
         keep_best: Whether the one of least `val_loss` is kept too.
         beside: Whether a thread writes while training goes on.
         saved: The step of the checkpoint that the run goes on from, if it does.
+        crew: The processes of a run whose model is in parts: each has a saver, and does with it what the others do.
 
     Attributes:
         saved: The last step that is on the disk.
     """
 
     def __init__(
-        self, run: Path, *, keep: int, keep_best: bool = False, beside: bool = True, saved: int | None = None
+        self,
+        run: Path,
+        *,
+        keep: int,
+        keep_best: bool = False,
+        beside: bool = True,
+        saved: int | None = None,
+        crew: Crew | None = None,
     ) -> None:
-        self.run, self.keep, self.keep_best, self.beside = run, keep, keep_best, beside
+        self.run, self.keep, self.keep_best, self.beside, self.crew = run, keep, keep_best, beside, crew
         self._thread: threading.Thread | None = None
         self._failed: BaseException | None = None
         self.saved = saved
@@ -193,11 +230,13 @@ class Saver:
             self._thread = None
 
     def check(self) -> None:
-        """Tell now of what went wrong while writing.
+        """Tell now of what went wrong while writing, in all processes of a crew what went wrong in any.
 
         Raises:
             UserError: If something did; what was saved before is still there.
         """
+        if self.crew is not None and self.crew.any(self._failed is not None):
+            self.wait()
         failed, self._failed = self._failed, None
         if failed is None:
             return
@@ -209,7 +248,11 @@ class Saver:
 
     def _write(self, taken: Snapshot) -> None:
         try:
-            write(self.run, taken, keep=self.keep, keep_best=self.keep_best)
+            lead = partial(write, self.run, taken, keep=self.keep, keep_best=self.keep_best, crew=self.crew)
+            if self.crew is None:
+                lead()
+            else:
+                self.crew.write(lead, _named(taken))
             self.saved = taken.step
         except BaseException as error:
             self._failed = error
@@ -240,15 +283,15 @@ def load(folder: Path) -> Checkpoint:
     state = read_json(folder / STATE)
     if not isinstance(state.get("step"), int):
         raise ModelError("names no step", where=str(folder / STATE))
-    average = folder / AVERAGE
-    return Checkpoint(
-        step=state["step"],
-        weights=read_weights(folder / "model.safetensors"),
-        optimizer=read_weights(folder / OPTIMIZER),
-        average=read_weights(average) if average.is_file() else None,
-        state=state,
-        folder=folder,
-    )
+    optimizer: Mapping[str, Tensor]
+    average: Mapping[str, Tensor] | None
+    if (folder / INDEX).is_file():
+        optimizer, average = Pieces(folder, "optimizer"), Pieces(folder, "average") or None
+    else:
+        optimizer = read_weights(folder / OPTIMIZER)
+        average = read_weights(folder / AVERAGE) if (folder / AVERAGE).is_file() else None
+    weights = read_weights(folder / "model.safetensors")
+    return Checkpoint(state["step"], weights, optimizer, average, state, folder)
 
 
 def load_latest(run: Path) -> Checkpoint | None:

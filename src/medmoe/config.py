@@ -229,6 +229,8 @@ class TrainConfig(Config):
             folder to keep them in, which several runs may share.
         text_cache_mb: Megabytes that may be kept; a report beyond them is encoded anew each time.
         text_cache_type: float32, or float16: half the space, features rounded to three digits.
+        shard: Whether the backbones' weights, gradients and optimiser memory are in parts, one in each process. One
+            process alone holds them whole.
         ema: Decay of an averaged copy of the weights that is evaluated and saved, or None.
         grow_at: Share of the steps after which growing experts part.
         freeze: Patterns of parameter names that stay as they are.
@@ -260,6 +262,7 @@ class TrainConfig(Config):
     text_cache: bool | str = True
     text_cache_mb: int = Field(2048, ge=1)
     text_cache_type: Literal["float32", "float16"] = "float32"
+    shard: bool = False
     ema: float | None = Field(None, gt=0, lt=1)
     grow_at: float = Field(0.4, gt=0, lt=1)
     freeze: tuple[str, ...] = ()

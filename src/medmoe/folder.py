@@ -71,22 +71,22 @@ def write_atomically(folder: Path, fill: Callable[[Path], None]) -> Path:
     aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     aside.mkdir()
     try:
-        with _system_errors(folder):
+        with system_errors(folder):
             fill(aside)
         for path in aside.iterdir():
-            _flush(path)
-        _flush(aside)
+            flush(path)
+        flush(aside)
         if folder.exists():
             shutil.rmtree(folder)
         aside.rename(folder)
-        _flush(folder.parent)
+        flush(folder.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 
 @contextlib.contextmanager
-def _system_errors(folder: Path) -> Iterator[None]:
+def system_errors(folder: Path) -> Iterator[None]:
     """Take the system's errors out of those that safetensors and tokenizers wrap them in."""
     try:
         yield
@@ -152,7 +152,8 @@ def check_replaceable(folder: Path) -> None:
         )
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -164,7 +165,7 @@ def write_text_atomically(path: Path, text: str) -> None:
     """Write a text file aside, then rename it into place."""
     aside = path.with_name(f".{path.name}.tmp")
     aside.write_text(text, encoding="utf-8")
-    _flush(aside)
+    flush(aside)
     aside.replace(path)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medmoe.distributed import norm_of
 from medmoe.model import MedVLM
 from medmoe.types import Output, Routing
 
@@ -93,9 +94,7 @@ def gradient_norms(model: nn.Module, experts: Sequence[str]) -> dict[str, Tensor
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             found.setdefault(part_of(name, experts), []).append(parameter.grad)
-    norms = {part: torch.nn.utils.get_total_norm(gradients) for part, gradients in found.items()}
-    # a sharded gradient's norm is itself in parts until it is asked for as a whole
-    return {part: norm.full_tensor() if hasattr(norm, "full_tensor") else norm for part, norm in norms.items()}
+    return {part: norm_of(gradients) for part, gradients in found.items()}
 
 
 @torch.no_grad()

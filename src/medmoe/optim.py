@@ -8,14 +8,20 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from medmoe.distributed import in_parts, own_rows
+from medmoe.pieces import taken_up
+
 
 def adamw(model: nn.Module, *, lr: float, weight_decay: float, betas: tuple[float, float]) -> torch.optim.AdamW:
     """Make AdamW (Loshchilov & Hutter, 2019) over the trainable parameters; norms, biases and scales don't decay."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    groups = []
+    for parted in sorted({in_parts(p) for p in trainable} or {False}):  # no fused call takes both
+        alike = [p for p in trainable if in_parts(p) == parted]
+        groups += [
+            {"params": [p for p in alike if p.ndim >= 2], "weight_decay": weight_decay},
+            {"params": [p for p in alike if p.ndim < 2], "weight_decay": 0.0},
+        ]
     return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
 
 
@@ -62,10 +68,9 @@ def load_state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tenso
     """Take back what `state_tensors` gave."""
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
-    for key, value in tensors.items():
+    for key, value in taken_up(tensors, {key: parameters[key.rsplit("|", 1)[0]] for key in tensors}).items():
         name, slot = key.rsplit("|", 1)
-        parameter = parameters[name]
-        optimizer.state[parameter][slot] = value.to(parameter.device, copy=True)
+        optimizer.state[parameters[name]][slot] = value
 
 
 class WeightAverage:
@@ -86,6 +91,7 @@ class WeightAverage:
         decay = min(self.decay, (1 + step) / (10 + step))
         state = model.state_dict()
         moved = [name for name, value in state.items() if value.dtype.is_floating_point]
-        torch._foreach_lerp_([self.weights[name] for name in moved], [state.pop(name) for name in moved], 1 - decay)
+        averages = [own_rows(self.weights[name]) for name in moved]
+        torch._foreach_lerp_(averages, [own_rows(state.pop(name)) for name in moved], 1 - decay)
         for name, value in state.items():  # whole numbers, which have no average
             self.weights[name].copy_(value)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from medmoe import checkpoint
 from medmoe.build import (
@@ -22,6 +23,7 @@ from medmoe.build import (
     preprocess_of,
     put_weights,
     resolve_data,
+    tokenizer_of,
 )
 from medmoe.caching import Way, bounded, check_separable, forward_in_parts
 from medmoe.config import RunConfig, changes
@@ -29,7 +31,19 @@ from medmoe.data.device_augment import augmented
 from medmoe.data.loader import Loader
 from medmoe.data.sources.base import Source, facts_fingerprint
 from medmoe.data.sources.rows import Rows
-from medmoe.distributed import World, any_of, gathered, over_all, same_everywhere, summed
+from medmoe.distributed import (
+    World,
+    any_of,
+    apart,
+    gathered,
+    has_parts,
+    largest,
+    over_all,
+    same_everywhere,
+    shard,
+    summed,
+    whole,
+)
 from medmoe.encoders.cached_text import CachedText
 from medmoe.encoders.pretrained import LoadReport, freeze, training
 from medmoe.errors import ConfigError, UserError
@@ -39,17 +53,18 @@ from medmoe.leaks import remember
 from medmoe.model import MedVLM
 from medmoe.objectives import total_loss
 from medmoe.optim import WeightAverage, adamw, copy_state, load_state_tensors, state_tensors
+from medmoe.pieces import Crew, taken_up
 from medmoe.rundir import CONFIG, RunFolder
 from medmoe.signals import Asked
 from medmoe.step import Forward, autocast, compiled
-from medmoe.types import Batch, Loss, Output
+from medmoe.types import Batch, Loss, Output, over_tensors
 
 # What may be other when a run goes on: it decides how a run is watched, kept and fed, not what is learnt from what.
 FREE = frozenset(
     f"{group}.{name}"
     for group, names in {
         "train": "steps log_every val_every save_every keep keep_best save_beside bad_steps stall_seconds text_cache "
-        "text_cache_mb track",
+        "text_cache_mb shard track",
         "data": "workers cache_mb on_bad_sample",
     }.items()
     for name in names.split()
@@ -69,6 +84,7 @@ class State:
     text: CachedText | None = None  # what the frozen text encoder made of reports, where that is kept
     guard: Finite | None = None
     data: str = ""  # fingerprint of the training samples' facts
+    crew: Crew | None = None  # who write checkpoints together, where the model is in parts
     val_loss: tuple[int, float] | None = None  # the step of the last validation, and what came of it
 
 
@@ -102,20 +118,22 @@ def prepare(
         freeze(model, config.train.freeze)
     if config.train.micro_batch is not None:
         check_separable(training(model))
-    over_all(model.to(device))
+    if saved:
+        remedy = "go on with the settings of its config.json, or give another --out"
+        put_weights(model, saved.weights, where=str(run.path), remedy=remedy)
     settings = config.train
+    over_all(model)
+    if settings.shard:
+        shard(model, device)
+    model.to(device)
     forward = compiled(config, device) if settings.compile else None
     optimizer = adamw(model, lr=settings.lr, weight_decay=settings.weight_decay, betas=settings.betas)
     state = State(model, optimizer, None, loads=loads, forward=forward, data=data)
     if saved:
-        put_weights(
-            model,
-            saved.weights,
-            where=str(run.path),
-            remedy="go on with the settings of its config.json, or give another --out",
-        )
         load_state_tensors(model, optimizer, saved.optimizer)
         state.step = saved.step
+    if has_parts(model):
+        state.crew = Crew(settings.stall_seconds, device)
     state.text = build_text_cache(model, config, run.path)
     run.rewind(state.step)
     if run.writes:
@@ -123,7 +141,7 @@ def prepare(
     if settings.ema is not None:
         state.average = WeightAverage(model, settings.ema)
         if saved and saved.average:
-            state.average.weights = {name: value.to(device) for name, value in saved.average.items()}
+            state.average.weights = taken_up(saved.average, state.average.weights)
     run.begin(config, None if saved else loads, step=state.step)
     if run.writes:
         remember(run.path, train, init=init)
@@ -193,15 +211,29 @@ def way_of(config: RunConfig, device: str) -> Way:
     return Way(settings.micro_batch or config.data.batch_size, device, partial(autocast, settings.precision, device))
 
 
-def loss_of_whole(config: RunConfig, output: Output, batch: Batch) -> Loss:
-    """Give the loss of a batch that went through the model in parts, all processes' together, on bounded memory."""
+def loss_of_whole(config: RunConfig, said: list[Output], output: Output, batch: Batch) -> Loss:
+    """Give the loss of a batch that went through the model in parts, all processes' together, on bounded memory.
+
+    Args:
+        config: The recipe.
+        said: Is given what the model says of all processes' samples, without a graph.
+        output: Of this process's samples.
+        batch: Those samples.
+    """
     output, batch = gathered(output, batch)
+    said.append(over_tensors(output, Tensor.detach))
     return total_loss(output, batch, config.objectives, bounded(config.objective_options, output))
 
 
 @torch.no_grad()
 def validate(
-    state: State, loader: Loader | None, config: RunConfig, device: str, asked: Asked | None = None
+    state: State,
+    loader: Loader | None,
+    config: RunConfig,
+    device: str,
+    asked: Asked | None = None,
+    *,
+    counts: bool = True,
 ) -> dict[str, Any] | None:
     """Average every term over the whole validation set, images routed by their pixels.
 
@@ -211,6 +243,7 @@ def validate(
         config: The recipe.
         device: Where to compute.
         asked: Whether the run was asked to stop meanwhile.
+        counts: Whether the batches are this process's own; else it only helps the others (see `turns`).
 
     Returns:
         A row of the metrics; None where it was left at a batch, since any process was asked to stop.
@@ -219,10 +252,10 @@ def validate(
     names = list(config.objectives)
     sums = dict.fromkeys(("loss", "images", "right", "known", *names, *(f"has {name}" for name in names)), 0.0)
     with averaged(state):
-        for batch in loader or ():
-            if asked:
-                break
+        for batch, own in turns(loader, asked, counts=counts, together=state.crew is not None, device=device):
             output, batch = forward_in_parts(model, ready(batch, state, "cpu"), way_of(config, device))
+            if not own:
+                continue
             loss = total_loss(output, batch, config.objectives, bounded(config.objective_options, output))
             count = len(batch.keys)
             sums["images"], sums["loss"] = sums["images"] + count, sums["loss"] + count * float(loss.total)
@@ -232,6 +265,7 @@ def validate(
                 labelled = batch.modality >= 0
                 sums["known"] += int(labelled.sum())
                 sums["right"] += int(((output.image.logits.argmax(1) == batch.modality) & labelled).sum())
+        apart(model)
     training(model)
     if any_of(bool(asked), device):
         return None
@@ -245,6 +279,30 @@ def validate(
         "image_router_accuracy": sums["right"] / sums["known"] if sums["known"] else None,
         "images": int(sums["images"]),
     }
+
+
+def turns(
+    loader: Loader | None, asked: Asked | None, *, counts: bool, together: bool, device: str
+) -> Iterator[tuple[Batch, bool]]:
+    """Give the batches of a validation until the run is asked to stop, and whether each is this process's to count.
+
+    Args:
+        loader: The batches.
+        asked: Whether the run was asked to stop.
+        counts: Whether any of the batches is this process's to count.
+        together: Whether the model is in parts, and so is run as often in all processes: one that has no more batches
+            gives its last one again until all are done.
+        device: Where the processes exchange numbers.
+    """
+    batches, last = iter(loader or ()), None
+    while True:
+        batch = next(batches, None) if counts or last is None else None
+        last, own = batch or last, counts and batch is not None
+        flags = torch.tensor([float(own), float(bool(asked))], device=device)
+        more, stop = (largest(flags) if together else flags).tolist()
+        if stop or not more or last is None:
+            return
+        yield last, own
 
 
 def share_of(source: Source, batch_size: int, world: World) -> Source | None:
@@ -281,6 +339,7 @@ def snapshot(state: State, config: RunConfig) -> checkpoint.Snapshot:
         average=None if state.average is None else state.average.weights,
         assets=state.model.assets,
         state={"recipe": config.recipe, "seed": config.train.seed, "data": state.data, "val_loss": judged},
+        crew=state.crew,
     )
 
 
@@ -305,8 +364,16 @@ def grow(state: State) -> None:
     copy_state(state.optimizer, state.model.experts.grow())
 
 
-def finish(state: State) -> MedVLM:
-    """Give the model to use: with averaged weights if the run averages."""
-    if state.average is not None:
-        state.model.load_state_dict(state.average.weights)
-    return state.model.eval()
+def finish(state: State, config: RunConfig, device: str) -> MedVLM:
+    """Give the model to use, whole in every process: with averaged weights if the run averages."""
+    if state.crew is None:
+        if state.average is not None:
+            state.model.load_state_dict(state.average.weights)
+        return state.model.eval()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.optimizer.state.clear()  # what it took is needed for the whole
+    model = build_model(config.model, tokenizer_of(state.model)).to(device)
+    weights = state.model.state_dict() if state.average is None else state.average.weights
+    model.load_state_dict({name: whole(value) for name, value in weights.items()})
+    model.assets = state.model.assets
+    return model.eval()

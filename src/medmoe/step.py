@@ -81,6 +81,9 @@ def compiled(config: RunConfig, device: str) -> Forward:
     if config.train.micro_batch is not None:
         what = "a batch that goes through the model in parts (train.micro_batch) isn't compiled"
         raise ConfigError(what, where="train.compile", remedy="leave one of the two out")
+    if config.train.shard and current().size > 1:
+        what = "a model in parts (train.shard) isn't compiled: it changes between its parts and the whole as it runs"
+        raise ConfigError(what, where="train.compile", remedy="leave one of the two out")
     check_backend(backend, device)
     if current().size > 1:  # between the two, the processes exchange what they say
         said = torch.compile(_says(config, device), backend=backend)

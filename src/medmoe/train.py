@@ -17,7 +17,7 @@ from medmoe.caching import backward_in_parts
 from medmoe.config import RunConfig
 from medmoe.data.loader import Loader, workers_told
 from medmoe.data.sources.base import Source
-from medmoe.distributed import any_of, current, most, sum_gradients
+from medmoe.distributed import World, any_of, clip, current, most, sum_gradients
 from medmoe.encoders.pretrained import training
 from medmoe.measures import of_step
 from medmoe.model import MedVLM
@@ -141,6 +141,9 @@ class Course:
         self.left = False  # whether a validation was left since the run was asked to stop
         self.tracking = Tracking(config.train.track if self.first else (), run, since=state.step, then=watch)
         own = None if val is None else share_of(val, config.data.batch_size, current())
+        self.counts = own is not None
+        if val is not None and own is None and state.crew is not None:  # it helps the others with the first batch
+            own = share_of(val, config.data.batch_size, World(0, current().size))
         quarantine = run.quarantine
         self.val = None if own is None else build_loader(own, state.model, config, train=False, quarantine=quarantine)
         settings = config.train
@@ -150,6 +153,7 @@ class Course:
             keep_best=settings.keep_best,
             beside=settings.save_beside,
             saved=state.step or None,
+            crew=state.crew,
         )
 
     def due(self, every: int) -> bool:
@@ -179,7 +183,7 @@ class Course:
         if self.untried:
             self.saver.finish()  # its loader's processes are forked, which no thread should write beside
         self.untried = False
-        row = validate(self.state, self.val, self.config, self.device, self.asked)
+        row = validate(self.state, self.val, self.config, self.device, self.asked, counts=self.counts)
         self.left = row is None
         if row is not None:
             self.state.val_loss = (self.state.step, row["loss"])
@@ -208,7 +212,7 @@ class Course:
         """Write a checkpoint, unless the last step was bad."""
         assert self.state.guard is not None
         self.state.guard.read()
-        if self.first and not self.state.guard.in_a_row:
+        if (self.first or self.state.crew is not None) and not self.state.guard.in_a_row:
             self.saver.save(snapshot(self.state, self.config))
 
     def leave(self) -> str:
@@ -241,7 +245,7 @@ class Course:
         assert self.state.guard is not None
         self.state.guard.tell()
         self.saver.finish()
-        model = finish(self.state)
+        model = finish(self.state, self.config, self.device)
         if self.first:
             model.save_pretrained(self.run.path / "model")
         return model
@@ -259,7 +263,7 @@ def train_step(state: State, batches: Iterator[Batch], config: RunConfig, device
         keys += batch.keys
         loss, output = add_gradients(state, batch, config, device)
     sum_gradients(model)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+    norm = clip(model.parameters(), settings.clip)
     if state.guard is not None:
         state.guard.judge(state.step + 1, loss.total, norm, keys)
     state.optimizer.step()
@@ -272,9 +276,11 @@ def add_gradients(state: State, batch: Batch, config: RunConfig, device: str) ->
     """Add a batch's share of the step's gradient: at once, or in parts that give the same."""
     settings = config.train
     if settings.micro_batch is not None:
-        whole, way = partial(loss_of_whole, config), way_of(config, device)
+        said: list[Output] = []  # of all processes' samples, as the loss is
+        whole, way = partial(loss_of_whole, config, said), way_of(config, device)
         batch = ready(batch, state, "cpu")  # the images stay here, and go to the device part by part
-        return backward_in_parts(state.model, batch, whole, way, share=1 / settings.accum_freq)
+        loss, _ = backward_in_parts(state.model, batch, whole, way, share=1 / settings.accum_freq)
+        return loss, said[0]
     forward = state.forward or eager(config, device)
     output, loss = forward(state.model, ready(batch, state, device))
     if loss.total.requires_grad:  # else the batch has nothing that an objective reads

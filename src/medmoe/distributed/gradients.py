@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from medmoe.distributed.sharding import in_parts
 from medmoe.distributed.world import current
 
 BUCKET = 1 << 23  # numbers summed in one message: 32 MiB in float32
@@ -21,7 +22,7 @@ def sum_gradients(model: nn.Module) -> None:
     """
     if current().size == 1:
         return
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = [one for one in model.parameters() if one.requires_grad and not in_parts(one)]
     if not trained:
         return
     present = torch.tensor([float(p.grad is not None) for p in trained], device=trained[0].device)
