@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +15,7 @@ from typing import Any
 
 import torch
 
-from medmoe import checkpoint
+from medmoe import checkpoint, rewinds
 from medmoe.build import (
     build_model,
     build_text_cache,
@@ -29,16 +31,17 @@ from medmoe.data.device_augment import augmented
 from medmoe.data.loader import Loader
 from medmoe.data.sources.base import Source, facts_fingerprint
 from medmoe.data.sources.rows import Rows
-from medmoe.distributed import World, any_of, gathered, over_all, same_everywhere, summed
+from medmoe.distributed import World, any_of, current, gathered, most, over_all, same_everywhere, summed
 from medmoe.encoders.cached_text import CachedText
 from medmoe.encoders.pretrained import LoadReport, freeze, training
 from medmoe.errors import ConfigError, UserError
 from medmoe.folder import find_folder, read_json
-from medmoe.guards import Finite
+from medmoe.guards import Finite, Spikes
 from medmoe.leaks import remember
 from medmoe.model import MedVLM
 from medmoe.objectives import total_loss
 from medmoe.optim import WeightAverage, adamw, copy_state, load_state_tensors, state_tensors
+from medmoe.rewinds import Rewind
 from medmoe.rundir import CONFIG, RunFolder
 from medmoe.signals import Asked
 from medmoe.step import Forward, autocast, compiled
@@ -48,12 +51,14 @@ from medmoe.types import Batch, Loss, Output
 FREE = frozenset(
     f"{group}.{name}"
     for group, names in {
-        "train": "steps log_every val_every save_every keep keep_best save_beside bad_steps stall_seconds text_cache "
-        "text_cache_mb track",
+        "train": "steps log_every val_every save_every keep keep_best save_beside bad_steps spike spike_window rewinds "
+        "stall_seconds text_cache text_cache_mb track",
         "data": "workers cache_mb on_bad_sample",
     }.items()
     for name in names.split()
 )
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -70,6 +75,7 @@ class State:
     guard: Finite | None = None
     data: str = ""  # fingerprint of the training samples' facts
     val_loss: tuple[int, float] | None = None  # the step of the last validation, and what came of it
+    rewinds: tuple[Rewind, ...] = ()  # where it went back from a spike
 
 
 def prepare(
@@ -94,7 +100,8 @@ def prepare(
     if saved is not None and not allow_changes:
         refuse_changes(run.path, config, data, saved.state)
     begun = {"a step to begin at": saved.step if saved else 0, "training samples": data, "a recipe": config}
-    same_everywhere(begun, device)
+    back = rewinds.known(run.path, saved.state if saved else None)
+    same_everywhere({**begun, "a list of rewinds": back}, device)
     tokenizer = build_tokenizer(config.model.text, reports, folder=saved.folder if saved else brought)
     model = build_model(config.model, tokenizer, seed=config.train.seed)
     loads = {} if saved else initialise(model, init)
@@ -106,31 +113,93 @@ def prepare(
     settings = config.train
     forward = compiled(config, device) if settings.compile else None
     optimizer = adamw(model, lr=settings.lr, weight_decay=settings.weight_decay, betas=settings.betas)
-    state = State(model, optimizer, None, loads=loads, forward=forward, data=data)
+    state = State(model, optimizer, None, loads=loads, forward=forward, data=data, rewinds=back)
+    if settings.ema is not None:
+        state.average = WeightAverage(model, settings.ema)
     if saved:
-        put_weights(
-            model,
-            saved.weights,
-            where=str(run.path),
-            remedy="go on with the settings of its config.json, or give another --out",
-        )
-        load_state_tensors(model, optimizer, saved.optimizer)
-        state.step = saved.step
+        take_up(state, saved)
     state.text = build_text_cache(model, config, run.path)
     run.rewind(state.step)
     if run.writes:
         checkpoint.clear(run.path)
-    if settings.ema is not None:
-        state.average = WeightAverage(model, settings.ema)
-        if saved and saved.average:
-            state.average.weights = {name: value.to(device) for name, value in saved.average.items()}
     run.begin(config, None if saved else loads, step=state.step)
     if run.writes:
         remember(run.path, train, init=init)
-    state.guard = Finite(
-        model, optimizer, patience=settings.bad_steps, log=run.path / "bad_steps.jsonl" if run.writes else None
-    )
+    log = run.path / "bad_steps.jsonl" if run.writes else None
+    spikes = None if settings.spike is None else Spikes(settings.spike, window=settings.spike_window)
+    if spikes is not None and saved:
+        spikes.take_up(saved.state.get("spikes"))
+    state.guard = Finite(model, optimizer, patience=settings.bad_steps, log=log, spikes=spikes)
     return state, config
+
+
+def take_up(state: State, saved: checkpoint.Checkpoint) -> None:
+    """Put what a checkpoint holds into a run.
+
+    Raises:
+        ModelError: If its weights don't fit the configuration.
+    """
+    where, remedy = str(saved.folder.parents[1]), "go on with the settings of its config.json, or give another --out"
+    put_weights(state.model, saved.weights, where=where, remedy=remedy)
+    load_state_tensors(state.model, state.optimizer, saved.optimizer)
+    state.step = saved.step
+    if state.average is not None:
+        known = saved.average or state.model.state_dict()
+        device = next(iter(state.average.weights.values())).device
+        state.average.weights = {name: value.detach().to(device, copy=True) for name, value in known.items()}
+
+
+def go_back(state: State, config: RunConfig, run: RunFolder, device: str) -> Rewind | None:
+    """Go back from the spike that was found, to a checkpoint from well before it; all processes together.
+
+    Newer checkpoints are deleted before the rewind is written down: after a crash in between, the run comes to the same
+    spike once more, and does the same.
+
+    Returns:
+        What was done; None where there is no such checkpoint: that is logged, and the run goes on as it is.
+
+    Raises:
+        UserError: If it went back as often as it may.
+    """
+    assert state.guard is not None
+    spikes, settings = state.guard.spikes, config.train
+    assert spikes is not None
+    assert spikes.found is not None
+    spike = spikes.found
+    spare = checkpoint.Spare(spike.begun - 1 - spikes.margin, settings.save_every)
+    own = checkpoint.newest_whole(run.path, spare) if current().first else None
+    to = most(-1 if own is None else own, device)
+    told = (
+        f"the loss jumped to {spike.loss:.4g} at step {spike.step}, from {spike.median:.4g} before step {spike.begun}"
+    )
+    if to < 0:
+        told += f"; there is no checkpoint of step {spare.upto} or before to go back to: the run goes on"
+        _LOG.warning("%s%s", told, "" if settings.save_every <= spikes.margin else "; a smaller train.save_every helps")
+        spikes.live_with()
+        return None
+    if len(state.rewinds) >= settings.rewinds:
+        if run.writes:
+            checkpoint.drop_after(run.path, to)
+        raise UserError(
+            f"{told}, and the run went back {len(state.rewinds)} times already; the newest checkpoint is now that of "
+            f"step {to}, from before it",
+            where=str(run.path),
+            remedy="lower --set train.lr and go on with --allow-changes, or allow more --set train.rewinds",
+        )
+    saved = checkpoint.load(checkpoint.at(run.path, to))
+    batch = rewinds.first_batch(state.rewinds, spike.step, settings.accum_freq)
+    loss = spike.loss if math.isfinite(spike.loss) else None
+    rewind = Rewind(to=to, batch=batch, begun=spike.begun, step=spike.step, loss=loss, median=spike.median)
+    state.rewinds, state.val_loss = (*state.rewinds, rewind), None
+    take_up(state, saved)
+    state.guard.forget()
+    spikes.take_up(saved.state.get("spikes"))
+    if run.writes:
+        checkpoint.drop_after(run.path, to)
+        rewinds.write(run.path, state.rewinds)
+    run.rewind(to)
+    _LOG.warning("%s; back to step %d, and on with batch %d", told, to, batch)
+    return rewind
 
 
 def refuse_changes(run: Path, config: RunConfig, data: str, saved: Mapping[str, Any]) -> None:
@@ -280,7 +349,14 @@ def snapshot(state: State, config: RunConfig) -> checkpoint.Snapshot:
         optimizer=state_tensors(state.model, state.optimizer),
         average=None if state.average is None else state.average.weights,
         assets=state.model.assets,
-        state={"recipe": config.recipe, "seed": config.train.seed, "data": state.data, "val_loss": judged},
+        state={
+            "recipe": config.recipe,
+            "seed": config.train.seed,
+            "data": state.data,
+            "val_loss": judged,
+            **({"rewinds": rewinds.plain(state.rewinds)} if state.rewinds else {}),
+            **({} if state.guard is None or state.guard.spikes is None else {"spikes": state.guard.spikes.state()}),
+        },
     )
 
 
