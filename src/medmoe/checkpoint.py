@@ -98,8 +98,8 @@ def snapshot(
 class Spare:
     """The checkpoint that a run would go back to: the newest of a step up to one, if there is one of the usual steps.
 
-    One that was saved out of turn, as when a run is asked to stop, is taken only where there is no other: else a run that
-    was stopped for a while would go back to another step than one that wasn't.
+    One that was saved out of turn, as when a run is asked to stop, is taken only where there is no other: else a run
+    that was stopped for a while would go back to another step than one that wasn't.
 
     Attributes:
         upto: That step.

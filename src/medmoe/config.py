@@ -242,8 +242,8 @@ class TrainConfig(Config):
         bad_steps: Steps in a row that may be skipped because their loss or gradient isn't finite; one more stops the
             run.
         spike: Robust deviations above the median of recent losses from which a loss is too high; where it stays so, the
-            run goes back to a checkpoint from before and leaves out the batches that led there (`medmoe.guards.Spikes`).
-            None: nothing of it.
+            run goes back to a checkpoint from before and leaves out the batches that led there; see
+            `medmoe.guards.Spikes`. None: nothing of it.
         spike_window: Losses that the median is taken of; a checkpoint must be half as many steps older than the spike.
         rewinds: How often a run may go back so; at one spike more it ends.
         stall_seconds: Seconds after which a batch that doesn't come, or a process that doesn't, ends the run.

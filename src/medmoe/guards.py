@@ -157,16 +157,16 @@ class Spike:
 class Spikes:
     """Tells a loss that jumps and stays up from noise and from single bad batches.
 
-    A loss is too high if it lies more than `limit` robust deviations above the median of the last `window` that weren't:
-    1.4826 times the median distance from the median (Iglewicz & Hoaglin, 1993), one hundredth of the median at least.
-    `HOLD` too high ones in a row are a spike; one or two are batches. A step that isn't finite is too high. Nothing is
-    judged before half of the window is there. The gradient's norm isn't looked at: it is clipped, and its noise has long
-    tails.
+    A loss is too high if it lies more than `limit` robust deviations above the median of the last `window` that
+    weren't: 1.4826 times the median distance from the median (Iglewicz & Hoaglin, 1993), one hundredth of the median at
+    least. `HOLD` too high ones in a row are a spike; one or two are batches. A step that isn't finite is too high.
+    Nothing is judged before half of the window is there. The gradient's norm isn't looked at: it is clipped, and its
+    noise has long tails.
 
-    What a run then does is PaLM's way (Chowdhery et al., 2022, section 5.1, https://arxiv.org/abs/2204.02311): go on from a
-    checkpoint about 100 steps before the spike, and leave out the batches seen until it was over. Their spikes did not
-    come back, and did not follow the same batches from another checkpoint, which is why lowering the learning rate, as
-    OPT (Zhang et al., 2022, https://arxiv.org/abs/2205.01068) did, isn't done by itself here.
+    What a run then does is PaLM's way (Chowdhery et al., 2022, section 5.1, https://arxiv.org/abs/2204.02311): go on
+    from a checkpoint about 100 steps before the spike, and leave out the batches before and during it. Theirs didn't
+    come back, and the same batches from another checkpoint made none. OPT (Zhang et al., 2022,
+    https://arxiv.org/abs/2205.01068) lowered the learning rate as well, which is left to a person here.
 
     Args:
         limit: Robust deviations.
@@ -206,7 +206,7 @@ class Spikes:
             self.found = Spike(self.begun, step, loss, median)
 
     def last_good(self, step: int) -> int:
-        """Give the step up to which checkpoints are good whatever comes next, after the losses until `step` were seen."""
+        """Give the step up to which checkpoints are good whatever comes next, after the losses until `step`."""
         return (self.begun if self.high else step + 1) - 1 - self.margin
 
     def state(self) -> dict[str, Any]:

@@ -136,7 +136,7 @@ class RunFolder:
         return row
 
     def rewind(self, step: int) -> None:
-        """Drop metrics of steps after `step`, which are done again; where the run went back from a spike stays known."""
+        """Drop metrics of steps after `step`, which are done again; what is said of spikes gone back from stays."""
         if not self.writes:
             return
         rows = [row for row in self.history() if row["step"] <= step or row["kind"] == "rewind"]
