@@ -169,9 +169,8 @@ def go_back(state: State, config: RunConfig, run: RunFolder, device: str) -> Rew
     spare = checkpoint.Spare(spike.begun - 1 - spikes.margin, settings.save_every)
     own = checkpoint.newest_whole(run.path, spare) if current().first else None
     to = most(-1 if own is None else own, device)
-    told = (
-        f"the loss jumped to {spike.loss:.4g} at step {spike.step}, from {spike.median:.4g} before step {spike.begun}"
-    )
+    before = f"from {spike.median:.4g} before step {spike.begun}"
+    told = f"the loss jumped to {spike.loss:.4g} at step {spike.step}, {before}"
     if to < 0:
         told += f"; there is no checkpoint of step {spare.upto} or before to go back to: the run goes on"
         _LOG.warning("%s%s", told, "" if settings.save_every <= spikes.margin else "; a smaller train.save_every helps")

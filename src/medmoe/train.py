@@ -213,11 +213,10 @@ class Course:
         guard.read()
         if self.went_back() or not self.first or guard.in_a_row:
             return
-        upto, every = (
-            None if guard.spikes is None else guard.spikes.last_good(self.state.step),
-            self.config.train.save_every,
-        )
-        self.saver.save(snapshot(self.state, self.config), None if upto is None else checkpoint.Spare(upto, every))
+        spare = None
+        if guard.spikes is not None:
+            spare = checkpoint.Spare(guard.spikes.last_good(self.state.step), self.config.train.save_every)
+        self.saver.save(snapshot(self.state, self.config), spare)
 
     def went_back(self) -> bool:
         """Go back to an earlier checkpoint, if a spike of the loss was read and there is one to go back to.
