@@ -28,9 +28,8 @@ LEVELS = {
     **dict.fromkeys(["types", "modalities", "products"], 1),
     **dict.fromkeys(["layers", "config", "distributed", "folder", "gate", "signals"], 2),
     **dict.fromkeys(["data", "encoders", "experts", "heads"], 3),
-    **dict.fromkeys(
-        ["model", "objectives", "optim", "checkpoint", "metrics", "rundir", "leaks", "guards", "rewinds"], 4
-    ),
+    **dict.fromkeys(["model", "objectives", "optim", "checkpoint", "metrics", "rundir", "leaks", "guards"], 4),
+    "rewinds": 4,
     **dict.fromkeys(["tasks", "describe", "caching", "step"], 5),
     **dict.fromkeys(["build", "adapters"], 6),
     "trackers": 6,
