@@ -12,8 +12,13 @@ optimiser, losses of every step.
 losses are compared from equal weights. It also trains one run in two, then one, then three processes; there the
 rounding of sums in another order is in the weights too, and grows with the steps.
 
-The processes are forks of this one, joined by the variables that torchrun sets; with `--torchrun` torchrun starts them,
-which takes longer.
+`elastic` lets torchrun start the processes and start them again: one of them, drawn at random, is ended by SIGKILL
+again and again, in turn at a random moment of the training and of the start before it, and nobody else does anything.
+The end is held against a run that torchrun started and nobody disturbed.
+
+The processes of `kills` are forks of this one, joined by the variables that torchrun sets; with `--torchrun` torchrun
+starts them, which takes longer. All processes have one thread (or OMP_NUM_THREADS), as torchrun gives them: sums of
+another number of threads round otherwise.
 """
 
 from __future__ import annotations
@@ -35,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from faulting import runs
-from faulting.processes import Group, command
+from faulting.processes import Group, children, command
 
 EVERY = 3  # steps between checkpoints
 
@@ -43,11 +48,12 @@ EVERY = 3  # steps between checkpoints
 class Torchrun(Group):
     """The same, started by torchrun; found, to be killed, by a variable that all that come from it have."""
 
-    def __init__(self, words: list[str], log: Path, count: int) -> None:
+    def __init__(self, words: list[str], log: Path, count: int, *, restarts: int = 0) -> None:
         self.logs = [log]
         self.mark = f"MEDMOE_KILLS={random.getrandbits(64):x}"
         name, _, value = self.mark.partition("=")
         start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+        start += ["--max-restarts", str(restarts)]
         with log.open("wb") as out:
             self.started = subprocess.Popen(
                 [*start, "-m", "medmoe", *words],
@@ -56,6 +62,16 @@ class Torchrun(Group):
                 env={**os.environ, name: value},
                 start_new_session=True,
             )
+
+    @property
+    def ranks(self) -> list[int]:
+        """The numbers of the processes that torchrun has started and that are there."""
+        found = []
+        for pid in children(self.started.pid):
+            with contextlib.suppress(OSError):
+                if b"medmoe" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                    found.append(pid)
+        return found
 
     @property
     def alive(self) -> bool:
@@ -96,7 +112,7 @@ def left_alone(run: Path, words: list[str], count: int, torchrun: bool) -> float
 
 def kill(life: Group, run: Path, rng: random.Random, inside: bool, since: int) -> bool:
     """Kill a life at a random moment, or at one after a checkpoint was begun; gives whether it lived."""
-    target = since + (rng.randint(0, EVERY + 1) if since else 0)
+    target = since + rng.randint(0, EVERY + 1)
     life.until(lambda: runs.last_step(run) > target, pause=0.002)
     if inside:
         life.until(lambda: bool(runs.half_written(run)), pause=0.0002)
@@ -156,6 +172,52 @@ def code_ok(codes: list[int | str]) -> bool:
     return set(codes) == {0}
 
 
+def elastic(folder: Path, *, count: int, processes: int, steps: int) -> dict[str, Any]:
+    """Kill one of the processes that torchrun started, again and again, and compare with a run that was left alone."""
+    words = (f"train.steps={steps}", f"train.save_every={EVERY}")
+    alone, run, rng = folder / "elastic-alone", folder / "elastic", random.Random(6)
+    left_alone(alone, runs.train(alone, *words), processes, True)
+    life = Torchrun(runs.train(run, *words), folder / "elastic.log", processes, restarts=count)
+    killed: list[dict[str, Any]] = []
+    gone: set[int] = set()
+    start = 5.0  # seconds from a process's start to its first step
+    while len(killed) < count:
+        if not life.until(lambda: len(life.ranks) == processes and gone.isdisjoint(life.ranks)):
+            break
+        ranks, begun, starting = life.ranks, time.monotonic(), len(killed) % 2 == 1
+        if starting:
+            time.sleep(rng.uniform(0, start))
+        else:
+            told = _began(run)
+            life.until(lambda told=told: _began(run) != told)  # what it does again is cut off the metrics
+            target = runs.last_step(run) + rng.randint(0, EVERY)
+            life.until(lambda target=target: runs.last_step(run) > target, pause=0.002)
+            start = time.monotonic() - begun
+            time.sleep(rng.uniform(0, 0.2))
+        if not life.alive or not set(ranks) <= set(life.ranks):
+            break  # it was done, or it failed, which the comparison tells
+        rank = rng.randrange(processes)
+        os.kill(ranks[rank], signal.SIGKILL)
+        gone.update(ranks)
+        killed.append({"rank": rank, "at_step": runs.last_step(run), "while_it_started": starting})
+        print(json.dumps(killed[-1]), flush=True)
+    code = life.wait(3600)
+    return {
+        "processes": processes, "steps": steps, "save_every": EVERY, "kills": len(killed), "exit_codes": code,
+        "while_it_started": sum(row["while_it_started"] for row in killed),
+        "same_weights": code_ok(code) and runs.weights(run) == runs.weights(alone),
+        "same_losses": runs.losses(run) == runs.losses(alone), "each": killed,
+        "said_last": "" if code_ok(code) else life.said()[-1500:],
+    }  # fmt: skip
+
+
+def _began(run: Path) -> float | None:
+    """Give when a life of a run wrote that it begins."""
+    with contextlib.suppress(OSError):
+        return (run / "run.json").stat().st_mtime
+    return None
+
+
 def counts(folder: Path, *, steps: int) -> dict[str, Any]:
     """Compare losses of one, two and three processes with the same batch."""
     folder.mkdir(parents=True)
@@ -195,16 +257,20 @@ def main() -> None:
     """Run what is asked for, and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--only", choices=("kills", "counts"), action="append")
+    parser.add_argument("--only", choices=("kills", "counts", "elastic"), action="append")
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--steps", type=int, help="of the run that is killed; five a kill")
     parser.add_argument("--torchrun", action="store_true")
     asked = parser.parse_args()
+    threads = os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import torch
+
+    torch.set_num_threads(int(threads))
     import medmoe.cli.train
     import medmoe.train  # noqa: F401 - once, for all forks
 
-    parts = asked.only or ["kills", "counts"]
+    parts = asked.only or ["kills", "counts", "elastic"]
     found: dict[str, Any] = {"machine": platform.processor() or platform.machine(), "python": platform.python_version()}
     with tempfile.TemporaryDirectory(prefix="medmoe-kills-") as scratch:
         if "kills" in parts:
@@ -213,6 +279,10 @@ def main() -> None:
                 Path(scratch), count=asked.kills, processes=asked.processes, steps=steps, torchrun=asked.torchrun
             )
             print(json.dumps({k: v for k, v in found["kills"].items() if k != "lives"}), flush=True)
+        if "elastic" in parts:
+            steps = asked.steps or max(12, 3 * asked.kills)
+            found["elastic"] = elastic(Path(scratch), count=asked.kills, processes=asked.processes, steps=steps)
+            print(json.dumps(found["elastic"]), flush=True)
         if "counts" in parts:
             found["counts"] = counts(Path(scratch) / "counts", steps=12)
             print(json.dumps(found["counts"]), flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import multiprocessing
 import os
 import re
@@ -175,6 +176,37 @@ def test_whoever_waits_for_a_process_that_never_comes_says_for_which():
         with pytest.raises(UserError, match="process 0 of 3 waited 1 s for process 2;"):
             _meet(store, World(0, 3, 0), 1.0)
         second.result()
+
+
+def test_a_process_that_is_never_answered_says_whom_it_waited_for():
+    with pytest.raises(UserError, match="process 1 of 2 waited 1 s for process 0;"):
+        _meet(dist.HashStore(), World(1, 2, 1), 1.0)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_whose_torchrun_was_killed_leaves_the_meeting_to_those_of_the_next(
+    rank: int, monkeypatch: pytest.MonkeyPatch
+):
+    store, parents = dist.HashStore(), itertools.chain([7, 7, 7], itertools.repeat(1))
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    with pytest.raises(UserError, match=f"process {rank} of 2: what started it is gone, while it waited"):
+        _meet(store, World(rank, 2, rank), 20.0)
+    monkeypatch.undo()
+    with ThreadPoolExecutor(2) as pool:
+        met = [one.result() for one in [pool.submit(_meet, store, World(own, 2, own), 20.0) for own in range(2)]]
+    met[0].set("address", "here")
+    assert met[1].get("address") == b"here"
+
+
+def test_none_is_done_before_all_are(tmp_path: Path):
+    together(2, leave, tmp_path / "ranks", tmp_path / "written")
+    assert (tmp_path / "ranks" / "1.pt").stat().st_mtime_ns > (tmp_path / "written").stat().st_mtime_ns
+
+
+def leave(world: World, path: Path) -> None:
+    if world.first:
+        time.sleep(1)
+        path.write_text("the model")
 
 
 def test_without_an_address_to_meet_at_it_is_told(monkeypatch: pytest.MonkeyPatch):

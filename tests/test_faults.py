@@ -341,3 +341,13 @@ def test_a_run_killed_again_and_again_is_the_run_that_nobody_disturbed(tmp_path:
     assert [found[name] for name in ("same_weights", "same_optimizer", "same_losses")] == [True] * 3
     assert (found["kills"], found["broken_checkpoints"]) == (4, 0)
     assert found["began_where_expected"] == 5
+
+
+@pytest.mark.slow
+def test_a_run_that_torchrun_starts_again_by_itself_is_the_run_that_nobody_disturbed(tmp_path: Path):
+    out = tmp_path / "kills.json"
+    words = [sys.executable, BENCHMARKS / "kills.py", "--kills", "2", "--only", "elastic", "--json", out]
+    subprocess.run(words, check=True, capture_output=True)
+    found = json.loads(out.read_text())["elastic"]
+    assert (found["kills"], found["exit_codes"], found["while_it_started"]) == (2, [0], 1)
+    assert (found["same_weights"], found["same_losses"]) == (True, True)

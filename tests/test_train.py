@@ -17,13 +17,13 @@ from medmoe.config import RunConfig
 from medmoe.errors import ConfigError, DataError, UserError
 from medmoe.guards import Finite
 from medmoe.objectives import total_loss
+from medmoe.refusals import check_local_similarity
 from medmoe.rundir import RunFolder
+from medmoe.step import grow_step
 from medmoe.train import (
     Interrupted,
     Meter,
     State,
-    check_local_similarity,
-    grow_step,
     prepare,
     train_step,
     validate,

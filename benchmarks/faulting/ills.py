@@ -42,6 +42,25 @@ def image_is_nan(rank: int, after: int) -> Callable[[], None]:
     return before
 
 
+def batch_poisons(number: int) -> Callable[[], None]:
+    """Let one batch, whichever step it comes at, be taken at a rate at which all that was learnt is lost."""
+
+    def before() -> None:
+        import medmoe.train as module
+        from medmoe.rewinds import first_batch
+
+        plain = module.train_step
+
+        def train_step(state: Any, batches: Any, config: Any, device: str) -> Any:
+            if first_batch(state.rewinds, state.step, config.train.accum_freq) == number:
+                config = config.model_copy(update={"train": config.train.model_copy(update={"lr": 50.0})})
+            return plain(state, batches, config, device)
+
+        module.train_step = train_step
+
+    return before
+
+
 def reading_hangs(after: int) -> Callable[[], None]:
     """Let the disk say nothing any more after so many samples read."""
 

@@ -162,6 +162,48 @@ def many_nan(place: Place) -> str:
     return told(said, r"error: the (loss|gradient's norm) is (nan|inf) at step \d+ \(3 bad steps in a row\)")
 
 
+WATCHED = ("train.spike=20", "train.spike_window=8")
+JUMPS = ("train.steps=18", "train.save_every=2", "train.keep=3")
+
+
+@case("after one batch the loss jumps; train.spike is set", "back to before it, past the batch; killed then: same end")
+def jump(place: Place) -> str:
+    words = runs.train(place.run, *JUMPS, *WATCHED)
+    other = place.folder / "killed"
+    said = ends(place.start(words, count=2, before=ills.batch_poisons(9)), 0, seconds=600)
+    (row,) = runs.rows(place.run, "rewind")
+    assert row["step"] <= 6, f"it went back to step {row['step']}, and the loss jumped after step 10"
+    highest = max(loss for step, loss in runs.losses(place.run) if step > row["step"])
+    assert highest < 3 * row["median"], f"the loss came to {highest} again"
+    group = place.start(runs.train(other, *JUMPS, *WATCHED), count=2, before=ills.batch_poisons(9))
+    assert group.until(lambda: (other / "rewinds.json").exists() and runs.last_step(other) > row["step"]), group.said()
+    group.kill()
+    again = place.start(runs.train(other, *JUMPS, *WATCHED), count=2, before=ills.batch_poisons(9))
+    ends(again, 0, seconds=600)
+    assert runs.weights(other) == runs.weights(place.run), "the end isn't the undisturbed run's"
+    assert runs.losses(other) == runs.losses(place.run), "the losses aren't the undisturbed run's"
+    return told(said, r"the loss jumped to .*; back to step \d+, and on with batch \d+")
+
+
+@case("after one batch the loss jumps; train.spike isn't set", "nothing: it stays up")
+def jump_unseen(place: Place) -> str:
+    ends(place.start(runs.train(place.run, *JUMPS), before=ills.batch_poisons(9)), 0)
+    losses = dict(runs.losses(place.run))
+    assert losses[18] > 3 * losses[9], f"{losses[9]} before, {losses[18]} at the end"
+    return f"{losses[9]:.3g} before, {losses[18]:.3g} at the end"
+
+
+@case(
+    "the loss jumps once more than train.rewinds",
+    "exit 2 after train.rewinds, one line; the newest checkpoint is from before",
+)
+def jumps_again(place: Place) -> str:
+    words = runs.train(place.run, *JUMPS, *WATCHED, "train.rewinds=0")
+    said = ends(place.start(words, before=ills.batch_poisons(9)), 2)
+    assert runs.saved(place.run)[-1] <= 6
+    return told(said, r"error: .*the loss jumped to .* went back 0 times already; the newest checkpoint is now that of")
+
+
 def finite(run: Path) -> bool:
     """Tell whether every weight of every checkpoint is a number."""
     from medmoe import checkpoint

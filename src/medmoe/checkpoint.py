@@ -100,7 +100,37 @@ def snapshot(
     return Snapshot(step, copied(weights), copy(optimizer), averaged, assets, dict(state))
 
 
-def write(run: Path, taken: Snapshot, *, keep: int, keep_best: bool = False, crew: Crew | None = None) -> Path:
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """The checkpoint that a run would go back to: the newest of a step up to one, if there is one of the usual steps.
+
+    One that was saved out of turn, as when a run is asked to stop, is taken only where there is no other: else a run
+    that was stopped for a while would go back to another step than one that wasn't.
+
+    Attributes:
+        upto: That step.
+        every: Steps between checkpoints.
+    """
+
+    upto: int
+    every: int
+
+    def order(self, folders: list[Path]) -> list[Path]:
+        """Give the checkpoints that may be gone back to, the best first."""
+        steps = {folder: int(folder.name.removeprefix("step-")) for folder in folders}
+        old = [folder for folder in folders if steps[folder] <= self.upto]
+        return sorted(old, key=lambda folder: (steps[folder] % self.every == 0, steps[folder]), reverse=True)
+
+
+def write(
+    run: Path,
+    taken: Snapshot,
+    *,
+    keep: int,
+    keep_best: bool = False,
+    spare: Spare | None = None,
+    crew: Crew | None = None,
+) -> Path:
     """Write `checkpoints/step-N`, and delete all but the `keep` newest and, if asked, the one of least `val_loss`.
 
     Args:
@@ -108,6 +138,7 @@ def write(run: Path, taken: Snapshot, *, keep: int, keep_best: bool = False, cre
         taken: What is written.
         keep: Checkpoints kept.
         keep_best: Whether the one of least `val_loss` is kept too.
+        spare: The older one that is kept to go back to, if any.
         crew: The processes that write what they hold, if the model is in parts; this one leads them.
     """
 
@@ -120,8 +151,8 @@ def write(run: Path, taken: Snapshot, *, keep: int, keep_best: bool = False, cre
         _write_json(aside / STATE, {"step": taken.step, "listed_in": MANIFEST, **taken.state})
         list_files(aside, {"step": taken.step, "val_loss": taken.state.get("val_loss")})
 
-    folder = write_atomically(run / "checkpoints" / f"step-{taken.step:07d}", fill)
-    prune(run, upto=folder, keep=keep, keep_best=keep_best)
+    folder = write_atomically(at(run, taken.step), fill)
+    prune(run, upto=folder, keep=keep, keep_best=keep_best, spare=spare)
     return folder
 
 
@@ -140,7 +171,7 @@ def _named(taken: Snapshot) -> dict[str, Tensor]:
     return {f"{group}/{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
 
 
-def prune(run: Path, *, upto: Path, keep: int, keep_best: bool) -> None:
+def prune(run: Path, *, upto: Path, keep: int, keep_best: bool, spare: Spare | None = None) -> None:
     """Delete all checkpoints but the `keep` newest and, if asked, the best; and what a crash left half done.
 
     Args:
@@ -148,6 +179,7 @@ def prune(run: Path, *, upto: Path, keep: int, keep_best: bool) -> None:
         upto: The checkpoint just written. What is newer was found broken: the run has come back to before it.
         keep: Checkpoints kept.
         keep_best: Whether the one of least `val_loss` is kept too.
+        spare: The one that is kept to go back to, if any.
     """
     folders = [folder for folder in found(run) if folder.name <= upto.name]
     kept = set(folders[-keep:])
@@ -156,10 +188,31 @@ def prune(run: Path, *, upto: Path, keep: int, keep_best: bool) -> None:
         judged = {folder: loss for folder, loss in losses.items() if loss is not None}
         if judged:
             kept.add(min(judged, key=lambda folder: judged[folder]))
+    if spare is not None:
+        kept.update(spare.order(folders)[:1])
     for folder in (run / "checkpoints").glob("step-*"):
-        if folder not in kept:  # renamed first: one that is half deleted must not be taken for one
-            folder.rename(folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"))
+        if folder not in kept:
+            _discard(folder)
     clear(run)
+
+
+def drop_after(run: Path, step: int) -> None:
+    """Delete the checkpoints after a step, the newest first: a crash in between leaves a run that was a bit shorter."""
+    for folder in reversed(found(run)):
+        if folder.name > _name(step):
+            _discard(folder)
+    clear(run)
+
+
+def newest_whole(run: Path, spare: Spare) -> int | None:
+    """Give the step of the checkpoint that a run would go back to, if one is whole; those that aren't are logged."""
+    for folder in spare.order(found(run)):
+        try:
+            check(folder)
+            return load(folder).step
+        except ModelError as error:
+            _LOG.warning("%s; looking for a checkpoint before it", error)
+    return None
 
 
 def clear(run: Path) -> None:
@@ -198,8 +251,12 @@ class Saver:
         self._failed: BaseException | None = None
         self.saved = saved
 
-    def save(self, taken: Snapshot) -> None:
+    def save(self, taken: Snapshot, spare: Spare | None = None) -> None:
         """Write a snapshot, after the one before it is written, unless that is of the same step.
+
+        Args:
+            taken: The snapshot.
+            spare: The older one that is kept to go back to, if any.
 
         Raises:
             UserError: If the one before it, or this one, couldn't be written.
@@ -208,9 +265,9 @@ class Saver:
         if self.saved == taken.step:  # to write it again would risk what is on the disk for nothing
             return None
         if not self.beside:
-            self._write(taken)
+            self._write(taken, spare)
             return self.finish()
-        self._thread = threading.Thread(target=self._write, args=(taken,), name="checkpoint", daemon=False)
+        self._thread = threading.Thread(target=self._write, args=(taken, spare), name="checkpoint", daemon=False)
         self._thread.start()
         return None
 
@@ -246,9 +303,11 @@ class Saver:
             raise UserError(what, where=str(self.run), remedy="make room, then go on with --resume latest") from failed
         raise failed
 
-    def _write(self, taken: Snapshot) -> None:
+    def _write(self, taken: Snapshot, spare: Spare | None) -> None:
         try:
-            lead = partial(write, self.run, taken, keep=self.keep, keep_best=self.keep_best, crew=self.crew)
+            lead = partial(
+                write, self.run, taken, keep=self.keep, keep_best=self.keep_best, spare=spare, crew=self.crew
+            )
             if self.crew is None:
                 lead()
             else:
@@ -256,6 +315,11 @@ class Saver:
             self.saved = taken.step
         except BaseException as error:
             self._failed = error
+
+
+def at(run: Path, step: int) -> Path:
+    """Give the folder of the checkpoint of a step."""
+    return run / "checkpoints" / _name(step)
 
 
 def found(run: Path) -> list[Path]:
@@ -313,6 +377,15 @@ def load_latest(run: Path) -> Checkpoint | None:
             f"no checkpoint can be read ({errors[0]})", where=str(run), remedy="start a new run in another folder"
         )
     return None
+
+
+def _name(step: int) -> str:
+    return f"step-{step:07d}"
+
+
+def _discard(folder: Path) -> None:
+    """Rename a checkpoint first: one that is half deleted must not be taken for one."""
+    folder.rename(folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"))
 
 
 def _listed(folder: Path) -> bool:

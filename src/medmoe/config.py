@@ -243,6 +243,11 @@ class TrainConfig(Config):
         save_beside: Whether checkpoints are written by a thread while training goes on.
         bad_steps: Steps in a row that may be skipped because their loss or gradient isn't finite; one more stops the
             run.
+        spike: Robust deviations above the median of recent losses from which a loss is too high; where it stays so, the
+            run goes back to a checkpoint from before and leaves out the batches that led there; see
+            `medmoe.guards.Spikes`. None: nothing of it.
+        spike_window: Losses that the median is taken of; a checkpoint must be half as many steps older than the spike.
+        rewinds: How often a run may go back so; at one spike more it ends.
         stall_seconds: Seconds after which a batch that doesn't come, or a process that doesn't, ends the run.
         seed: Of weights, data order and augmentation.
         track: Other programs that are shown the metrics, rows of `medmoe.trackers.TRACKERS`.
@@ -273,6 +278,9 @@ class TrainConfig(Config):
     keep_best: bool = False
     save_beside: bool = True
     bad_steps: int = Field(10, ge=0)
+    spike: float | None = Field(None, gt=0)
+    spike_window: int = Field(200, ge=8)
+    rewinds: int = Field(3, ge=0)
     stall_seconds: float = Field(1800, gt=0)
     seed: int = 0
     track: tuple[str, ...] = ()

@@ -47,6 +47,9 @@ class Progress:
 
     def __call__(self, row: dict[str, Any]) -> None:
         """Show a row."""
+        if row["kind"] == "rewind":
+            self.bar.print(f"back to step {row['step']} from step {row['at']}, where the loss jumped", soft_wrap=True)
+            return
         terms = " ".join(f"{name} {value:.3f}" for name, value in row["terms"].items())
         if row["kind"] == "val":
             accuracy = row["image_router_accuracy"]

@@ -136,10 +136,10 @@ class RunFolder:
         return row
 
     def rewind(self, step: int) -> None:
-        """Drop metrics of steps after `step`, which a resumed run does again."""
+        """Drop metrics of steps after `step`, which are done again; what is said of spikes gone back from stays."""
         if not self.writes:
             return
-        rows = [row for row in self.history() if row["step"] <= step]
+        rows = [row for row in self.history() if row["step"] <= step or row["kind"] == "rewind"]
         write_text_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
     def history(self) -> list[dict[str, Any]]:

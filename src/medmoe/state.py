@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
+import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medmoe import checkpoint
+from medmoe import checkpoint, rewinds
 from medmoe.build import (
     build_model,
     build_text_cache,
@@ -26,7 +27,7 @@ from medmoe.build import (
     tokenizer_of,
 )
 from medmoe.caching import Way, bounded, check_separable, forward_in_parts
-from medmoe.config import RunConfig, changes
+from medmoe.config import RunConfig
 from medmoe.data.device_augment import augmented
 from medmoe.data.loader import Loader
 from medmoe.data.sources.base import Source, facts_fingerprint
@@ -35,10 +36,13 @@ from medmoe.distributed import (
     World,
     any_of,
     apart,
+    current,
     gathered,
     has_parts,
     largest,
+    most,
     over_all,
+    parted_like,
     same_everywhere,
     shard,
     summed,
@@ -46,29 +50,22 @@ from medmoe.distributed import (
 )
 from medmoe.encoders.cached_text import CachedText
 from medmoe.encoders.pretrained import LoadReport, freeze, training
-from medmoe.errors import ConfigError, UserError
-from medmoe.folder import find_folder, read_json
-from medmoe.guards import Finite
+from medmoe.errors import UserError
+from medmoe.folder import find_folder
+from medmoe.guards import Finite, Spikes
 from medmoe.leaks import remember
 from medmoe.model import MedVLM
 from medmoe.objectives import total_loss
 from medmoe.optim import WeightAverage, adamw, copy_state, load_state_tensors, state_tensors
 from medmoe.pieces import Crew, taken_up
-from medmoe.rundir import CONFIG, RunFolder
+from medmoe.refusals import check_local_similarity, refuse_changes
+from medmoe.rewinds import Rewind
+from medmoe.rundir import RunFolder
 from medmoe.signals import Asked
 from medmoe.step import Forward, autocast, compiled
 from medmoe.types import Batch, Loss, Output, over_tensors
 
-# What may be other when a run goes on: it decides how a run is watched, kept and fed, not what is learnt from what.
-FREE = frozenset(
-    f"{group}.{name}"
-    for group, names in {
-        "train": "steps log_every val_every save_every keep keep_best save_beside bad_steps stall_seconds text_cache "
-        "text_cache_mb shard track",
-        "data": "workers cache_mb on_bad_sample",
-    }.items()
-    for name in names.split()
-)
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -86,6 +83,7 @@ class State:
     data: str = ""  # fingerprint of the training samples' facts
     crew: Crew | None = None  # who write checkpoints together, where the model is in parts
     val_loss: tuple[int, float] | None = None  # the step of the last validation, and what came of it
+    rewinds: tuple[Rewind, ...] = ()  # where it went back from a spike
 
 
 def prepare(
@@ -110,7 +108,8 @@ def prepare(
     if saved is not None and not allow_changes:
         refuse_changes(run.path, config, data, saved.state)
     begun = {"a step to begin at": saved.step if saved else 0, "training samples": data, "a recipe": config}
-    same_everywhere(begun, device)
+    back = rewinds.known(run.path, saved.state if saved else None)
+    same_everywhere({**begun, "a list of rewinds": back}, device)
     tokenizer = build_tokenizer(config.model.text, reports, folder=saved.folder if saved else brought)
     model = build_model(config.model, tokenizer, seed=config.train.seed)
     loads = {} if saved else initialise(model, init)
@@ -118,9 +117,6 @@ def prepare(
         freeze(model, config.train.freeze)
     if config.train.micro_batch is not None:
         check_separable(training(model))
-    if saved:
-        remedy = "go on with the settings of its config.json, or give another --out"
-        put_weights(model, saved.weights, where=str(run.path), remedy=remedy)
     settings = config.train
     over_all(model)
     if settings.shard:
@@ -128,44 +124,97 @@ def prepare(
     model.to(device)
     forward = compiled(config, device) if settings.compile else None
     optimizer = adamw(model, lr=settings.lr, weight_decay=settings.weight_decay, betas=settings.betas)
-    state = State(model, optimizer, None, loads=loads, forward=forward, data=data)
+    state = State(model, optimizer, None, loads=loads, forward=forward, data=data, rewinds=back)
+    if settings.ema is not None:
+        state.average = WeightAverage(model, settings.ema)
     if saved:
-        load_state_tensors(model, optimizer, saved.optimizer)
-        state.step = saved.step
+        take_up(state, saved)
     if has_parts(model):
         state.crew = Crew(settings.stall_seconds, device)
     state.text = build_text_cache(model, config, run.path)
     run.rewind(state.step)
     if run.writes:
         checkpoint.clear(run.path)
-    if settings.ema is not None:
-        state.average = WeightAverage(model, settings.ema)
-        if saved and saved.average:
-            state.average.weights = taken_up(saved.average, state.average.weights)
     run.begin(config, None if saved else loads, step=state.step)
     if run.writes:
         remember(run.path, train, init=init)
-    state.guard = Finite(
-        model, optimizer, patience=settings.bad_steps, log=run.path / "bad_steps.jsonl" if run.writes else None
-    )
+    log = run.path / "bad_steps.jsonl" if run.writes else None
+    spikes = None if settings.spike is None else Spikes(settings.spike, window=settings.spike_window)
+    if spikes is not None and saved:
+        spikes.take_up(saved.state.get("spikes"))
+    state.guard = Finite(model, optimizer, patience=settings.bad_steps, log=log, spikes=spikes)
     return state, config
 
 
-def refuse_changes(run: Path, config: RunConfig, data: str, saved: Mapping[str, Any]) -> None:
-    """Refuse to go on with another recipe or other data than a run had.
+def take_up(state: State, saved: checkpoint.Checkpoint) -> None:
+    """Put what a checkpoint holds into a run.
 
     Raises:
-        UserError: Naming what differs.
+        ModelError: If its weights don't fit the configuration.
     """
-    told = []
-    if (run / CONFIG).is_file():
-        had = read_json(run / CONFIG)
-        told = [line for key, line in changes(had, config.model_dump(mode="json")).items() if key not in FREE]
-    if saved.get("data") not in (None, data):
-        told.append("the training samples (their keys, reports, labels, modalities or patients) are others")
-    if told:
-        remedy = "go on with the same, give another --out, or allow it with --allow-changes"
-        raise UserError(f"the run that is there was made with others: {'; '.join(told)}", where=str(run), remedy=remedy)
+    where, remedy = str(saved.folder.parents[1]), "go on with the settings of its config.json, or give another --out"
+    apart(state.model)
+    weights = saved.weights
+    if has_parts(state.model):
+        own = state.model.state_dict()
+        weights = {name: parted_like(value, own[name]) if name in own else value for name, value in weights.items()}
+    put_weights(state.model, weights, where=where, remedy=remedy)
+    load_state_tensors(state.model, state.optimizer, saved.optimizer)
+    state.step = saved.step
+    if state.average is not None:
+        state.average.weights = taken_up(saved.average or state.model.state_dict(), state.average.weights)
+
+
+def go_back(state: State, config: RunConfig, run: RunFolder, device: str) -> Rewind | None:
+    """Go back from the spike that was found, to a checkpoint from well before it; all processes together.
+
+    Newer checkpoints are deleted before the rewind is written down: after a crash in between, the run comes to the same
+    spike once more, and does the same.
+
+    Returns:
+        What was done; None where there is no such checkpoint: that is logged, and the run goes on as it is.
+
+    Raises:
+        UserError: If it went back as often as it may.
+    """
+    assert state.guard is not None
+    spikes, settings = state.guard.spikes, config.train
+    assert spikes is not None
+    assert spikes.found is not None
+    spike = spikes.found
+    spare = checkpoint.Spare(spike.begun - 1 - spikes.margin, settings.save_every)
+    own = checkpoint.newest_whole(run.path, spare) if current().first else None
+    to = most(-1 if own is None else own, device)
+    before = f"from {spike.median:.4g} before step {spike.begun}"
+    told = f"the loss jumped to {spike.loss:.4g} at step {spike.step}, {before}"
+    if to < 0:
+        told += f"; there is no checkpoint of step {spare.upto} or before to go back to: the run goes on"
+        _LOG.warning("%s%s", told, "" if settings.save_every <= spikes.margin else "; a smaller train.save_every helps")
+        spikes.live_with()
+        return None
+    if len(state.rewinds) >= settings.rewinds:
+        if run.writes:
+            checkpoint.drop_after(run.path, to)
+        raise UserError(
+            f"{told}, and the run went back {len(state.rewinds)} times already; the newest checkpoint is now that of "
+            f"step {to}, from before it",
+            where=str(run.path),
+            remedy="lower --set train.lr and go on with --allow-changes, or allow more --set train.rewinds",
+        )
+    saved = checkpoint.load(checkpoint.at(run.path, to))
+    batch = rewinds.first_batch(state.rewinds, spike.step, settings.accum_freq)
+    loss = spike.loss if math.isfinite(spike.loss) else None
+    rewind = Rewind(to=to, batch=batch, begun=spike.begun, step=spike.step, loss=loss, median=spike.median)
+    state.rewinds, state.val_loss = (*state.rewinds, rewind), None
+    take_up(state, saved)
+    state.guard.forget()
+    spikes.take_up(saved.state.get("spikes"))
+    if run.writes:
+        checkpoint.drop_after(run.path, to)
+        rewinds.write(run.path, state.rewinds)
+    run.rewind(to)
+    _LOG.warning("%s; back to step %d, and on with batch %d", told, to, batch)
+    return rewind
 
 
 def init_tokenizer(init: Mapping[str, str]) -> Path | None:
@@ -173,25 +222,6 @@ def init_tokenizer(init: Mapping[str, str]) -> Path | None:
     if "text" in init:
         return Path(init["text"])
     return find_folder(init["model"]) if "model" in init else None
-
-
-def check_local_similarity(config: RunConfig) -> None:
-    """Refuse to train words and regions by one similarity a model that is read by another.
-
-    Raises:
-        ConfigError: If local objectives are active and none is that of `model.local_similarity`.
-    """
-    objectives = {"local": "attention", "late_interaction": "late_interaction"}
-    active = [name for name in objectives if config.objectives.get(name, 0) > 0]
-    kind = config.model.local_similarity
-    if active and kind not in [objectives[name] for name in active]:
-        own = next(name for name, similarity in objectives.items() if similarity == kind)
-        raise ConfigError(
-            f"the model reads words and regions by {kind!r}, and {active[0]!r} trains another similarity",
-            where="objectives",
-            remedy=f"--set objectives.{active[0]}=0 --set objectives.{own}=0.5, or for a new model "
-            f"--set model.local_similarity={objectives[active[0]]}",
-        )
 
 
 def ready(batch: Batch, state: State, device: str) -> Batch:
@@ -338,19 +368,16 @@ def snapshot(state: State, config: RunConfig) -> checkpoint.Snapshot:
         optimizer=state_tensors(state.model, state.optimizer),
         average=None if state.average is None else state.average.weights,
         assets=state.model.assets,
-        state={"recipe": config.recipe, "seed": config.train.seed, "data": state.data, "val_loss": judged},
+        state={
+            "recipe": config.recipe,
+            "seed": config.train.seed,
+            "data": state.data,
+            "val_loss": judged,
+            **({"rewinds": rewinds.plain(state.rewinds)} if state.rewinds else {}),
+            **({} if state.guard is None or state.guard.spikes is None else {"spikes": state.guard.spikes.state()}),
+        },
         crew=state.crew,
     )
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Give the seed of what is drawn in a step: a run that goes on draws as one that never stopped."""
-    return int.from_bytes(hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=7).digest(), "big")
-
-
-def grow_step(config: RunConfig) -> int:
-    """Give the step after which growing experts part."""
-    return max(1, round(config.train.steps * config.train.grow_at))
 
 
 def grow(state: State) -> None:

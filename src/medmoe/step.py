@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -132,3 +133,13 @@ def check_backend(backend: str, device: str) -> None:
     if not any(shutil.which(name) for name in compilers):
         what = f"compiling needs a C++ compiler; found no {' or '.join(compilers)}"
         raise ConfigError(what, where="train.compile", remedy=remedy)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Give the seed of what is drawn in a step: a run that goes on draws as one that never stopped."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=7).digest(), "big")
+
+
+def grow_step(config: RunConfig) -> int:
+    """Give the step after which growing experts part."""
+    return max(1, round(config.train.steps * config.train.grow_at))

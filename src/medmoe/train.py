@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medmoe import checkpoint
+from medmoe import checkpoint, rewinds
 from medmoe.build import build_loader
 from medmoe.caching import backward_in_parts
 from medmoe.config import RunConfig
@@ -27,20 +27,18 @@ from medmoe.rundir import RunFolder, writing
 from medmoe.signals import Asked, Interrupted, listening
 from medmoe.state import (
     State,
-    check_local_similarity,
     finish,
+    go_back,
     grow,
-    grow_step,
     loss_of_whole,
     prepare,
     ready,
     share_of,
     snapshot,
-    step_seed,
     validate,
     way_of,
 )
-from medmoe.step import autocast, eager
+from medmoe.step import autocast, eager, grow_step, step_seed
 from medmoe.tracking import Tracking
 from medmoe.types import Batch, Loss, Output
 
@@ -86,14 +84,13 @@ def fit(
             config, train=train, run=run, init=dict(init or {}), device=device, allow_changes=allow_changes
         )
         course = Course(state, config, run, device, val, watch, asked)
-        start, quarantine = state.step * config.train.accum_freq, run.quarantine
-        loader = build_loader(train, state.model, config, train=True, start=start, quarantine=quarantine, alone=False)
-        batches, meter = iter(loader), Meter(loader)
+        loader = build_loader(train, state.model, config, train=True, quarantine=run.quarantine, alone=False)
+        feed, meter = Feed(loader, config, before=course.saver.finish), Meter(loader)
         try:
             course.catch_up()
             course.heed()
             while state.step < config.train.steps:
-                loss, output, norm = train_step(state, batches, config, device)
+                loss, output, norm = train_step(state, feed(state), config, device)
                 state.step += 1
                 if config.model.experts.growing and state.step >= grow_step(config):
                     grow(state)
@@ -173,6 +170,8 @@ class Course:
     def validate_and_save(self) -> None:
         """Do what is due after a step."""
         settings = self.config.train
+        if self.went_back():
+            return
         if self.judged and self.due(settings.val_every):
             self.validate()
         if self.due(settings.save_every):
@@ -209,11 +208,36 @@ class Course:
             raise KeyboardInterrupt
 
     def save(self) -> None:
-        """Write a checkpoint, unless the last step was bad."""
-        assert self.state.guard is not None
-        self.state.guard.read()
-        if (self.first or self.state.crew is not None) and not self.state.guard.in_a_row:
-            self.saver.save(snapshot(self.state, self.config))
+        """Write a checkpoint, unless the last step was bad or the run goes back instead."""
+        guard = self.state.guard
+        assert guard is not None
+        guard.read()
+        if self.went_back() or guard.in_a_row:
+            return
+        if not self.first and self.state.crew is None:
+            return
+        spare = None
+        if guard.spikes is not None:
+            spare = checkpoint.Spare(guard.spikes.last_good(self.state.step), self.config.train.save_every)
+        self.saver.save(snapshot(self.state, self.config), spare)
+
+    def went_back(self) -> bool:
+        """Go back to an earlier checkpoint, if a spike of the loss was read and there is one to go back to.
+
+        Raises:
+            UserError: If the run went back as often as it may, or a checkpoint couldn't be written.
+        """
+        guard = self.state.guard
+        if guard is None or guard.spikes is None or guard.spikes.found is None:
+            return False
+        self.saver.finish()
+        rewind = go_back(self.state, self.config, self.run, self.device)
+        if rewind is None:
+            return False
+        self.saver.saved = rewind.to
+        (told,) = rewinds.plain([rewind])
+        self.tell({"kind": "rewind", "number": len(self.state.rewinds), **told, "at": told["step"], "step": rewind.to})
+        return True
 
     def leave(self) -> str:
         """Save, wait until that is written, and say so.
@@ -288,6 +312,30 @@ def add_gradients(state: State, batch: Batch, config: RunConfig, device: str) ->
     return loss, output
 
 
+class Feed:
+    """Gives each step its batches; those that a run left out by going back are passed over.
+
+    Args:
+        loader: Of the training samples.
+        config: The recipe.
+        before: Called before the loader's processes are started again.
+    """
+
+    def __init__(self, loader: Loader, config: RunConfig, *, before: Callable[[], None]) -> None:
+        self.loader, self.per_step, self.before = loader, config.train.accum_freq, before
+        self.batches: Iterator[Batch] = iter(())
+        self.next: int | None = None  # the number of the batch that `batches` gives next
+
+    def __call__(self, state: State) -> Iterator[Batch]:
+        """Give what the next step takes its batches from."""
+        first = rewinds.first_batch(state.rewinds, state.step, self.per_step)
+        if first != self.next:
+            self.before()
+            self.batches = self.loader.from_step(first)
+        self.next = first + self.per_step
+        return self.batches
+
+
 class Meter:
     """Throughput and the share of the steps' time spent waiting for data, since the last reading."""
 
@@ -348,9 +396,7 @@ __all__ = [
     "Interrupted",
     "State",
     "autocast",
-    "check_local_similarity",
     "fit",
-    "grow_step",
     "prepare",
     "ready",
     "train_step",

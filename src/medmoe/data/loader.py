@@ -189,6 +189,12 @@ class Loader:
         """Give the settings and counts so far, JSON-ready, for a run's record."""
         return {**self._settings, "skipped": self.skipped, "waited_s": round(self.waited, 3)}
 
+    def from_step(self, start: int) -> Iterator[Batch]:
+        """Give the batches of training from another step on."""
+        self.close()
+        self._steps.start = self._settings["start"] = start
+        return iter(self)
+
     def close(self) -> None:
         """Stop the workers; iterating again starts new ones."""
         self._data = None

@@ -64,6 +64,7 @@ def joined(device: str, *, timeout: float) -> Iterator[World]:
             store = _within(timeout + 5, partial(_meet, store, world, timeout))
             dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=longest)
             yield world
+            dist.barrier()  # none is done before all are: torchrun can't start those again that are done
     finally:
         with contextlib.suppress(RuntimeError, AssertionError, ValueError):
             dist.destroy_process_group()
@@ -75,19 +76,27 @@ def _meet(store: Store, world: World, timeout: float) -> Store:
     torchrun keeps one store over restarts: what the processes before these wrote is still in it, such as the addresses
     at which they can't be reached any more. So each names itself anew, and the first, once it has heard from all, gives
     them a name for their meeting, under which everything else is kept.
+
+    The dead neither ask nor answer, so what they wrote misleads nobody. The living of an earlier start might: but
+    torchrun ends its processes before it starts others, and waits until the other machines have done so too. What it
+    can't end are processes whose torchrun was killed itself; these notice that, and leave.
     """
     store.set_timeout(timedelta(seconds=timeout))
-    own, hall = uuid.uuid4().hex, PrefixStore("medmoe", store)
+    own, hall, parent = uuid.uuid4().hex, PrefixStore("medmoe", store), os.getppid()
     if world.first:
-        _gather_in(hall, own, world, timeout)
+        _gather_in(hall, own, world, timeout, parent)
         return PrefixStore(own, hall)
     hall.set(f"here/{world.rank}", own)
+    end = time.monotonic() + timeout
+    while not hall.check([f"to/{own}"]):
+        _not_too_long(world, timeout, end, parent, [0])
+        time.sleep(0.02)
     meeting = hall.get(f"to/{own}").decode()
     hall.set(f"heard/{meeting}/{world.rank}", "")
     return PrefixStore(meeting, hall)
 
 
-def _gather_in(hall: Store, meeting: str, world: World, timeout: float) -> None:
+def _gather_in(hall: Store, meeting: str, world: World, timeout: float, parent: int) -> None:
     """Answer every process that is here until each has heard its answer; those before these don't hear any more."""
     answered: dict[int, bytes] = {}
     missing, end = list(range(1, world.size)), time.monotonic() + timeout
@@ -98,10 +107,20 @@ def _gather_in(hall: Store, meeting: str, world: World, timeout: float) -> None:
                 answered[rank] = name
                 hall.set(f"to/{name.decode()}", meeting)
         missing = [rank for rank in missing if not hall.check([f"heard/{meeting}/{rank}"])]
-        if missing and time.monotonic() > end:
-            ranks = ", ".join(map(str, missing))
-            raise UserError(f"process 0 of {world.size} waited {timeout:g} s for process {ranks}", remedy=_REMEDY)
-        time.sleep(0.02)
+        if missing:
+            _not_too_long(world, timeout, end, parent, missing)
+            time.sleep(0.02)
+
+
+def _not_too_long(world: World, timeout: float, end: float, parent: int, missing: list[int]) -> None:
+    """Stop waiting for processes when the time is over, or when whoever started this one isn't there any more."""
+    if os.getppid() != parent:
+        what = f"process {world.rank} of {world.size}: what started it is gone, while it waited for the others"
+        raise UserError(what, remedy=_REMEDY)
+    if time.monotonic() > end:
+        ranks = ", ".join(map(str, missing))
+        what = f"process {world.rank} of {world.size} waited {timeout:g} s for process {ranks}"
+        raise UserError(what, remedy=_REMEDY)
 
 
 @contextmanager

@@ -95,6 +95,13 @@ def largest(value: Tensor) -> Tensor:
     return value
 
 
+def from_first(value: Tensor) -> Tensor:
+    """Give everywhere what the first process has, in place: a decision by it is then the same in all."""
+    if current().size > 1:
+        dist.broadcast(value, src=0)
+    return value
+
+
 def texts_of_all(values: Iterable[str]) -> list[str]:
     """Bring together what every process has, in the order of their ranks."""
     own = list(values)

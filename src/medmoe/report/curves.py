@@ -32,9 +32,10 @@ def curves(history: Sequence[Row], experts: Sequence[str]) -> Html:
     """Draw the section of curves.
 
     Args:
-        history: Rows of `metrics.jsonl`, of the kinds `train` and `val`.
+        history: Rows of `metrics.jsonl`; those of the kinds `train` and `val` are drawn.
         experts: Names of the experts, for the lines of their load.
     """
+    history = [row for row in history if row.get("kind") in ("train", "val")]
     if not history:
         return tag("p", "Nothing was logged yet.", class_="empty")
     terms = list(dict.fromkeys(term for row in history for term in row.get("terms", {})))

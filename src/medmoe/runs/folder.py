@@ -115,7 +115,8 @@ def read_state(folder: Path, *, now: float | None = None) -> RunState:
     if not broken and not _has_form(config):
         broken = f"{CONFIG} isn't that of a run"
     problems = [problem for problem in (broken, lost, unread) if problem]
-    if history and finite(history[-1].get("loss")) is None:
+    last = next((row for row in reversed(history) if row["kind"] != "rewind"), None)
+    if last is not None and finite(last.get("loss")) is None:
         problems.append("the last loss isn't a finite number")
     updated = _newest(folder / METRICS, folder / "checkpoints", folder / CONFIG)
     if broken:
