@@ -142,7 +142,7 @@ def check_shares(every: list[Any], everything: dict[str, int]) -> None:
             assert max(memory) <= 0.51 * 2 * total
 
 
-def a_run(world: World, folder: Path, settings: tuple[str, ...], stop: int | None = None) -> Any:
+def a_run(world: World, folder: Path, settings: tuple[str, ...], stop: int | None = None, patients: int = 9) -> Any:
     """Train, or go on, until asked to stop after a step; give whether the model is in parts and its weights."""
 
     def watch(row: dict[str, Any]) -> None:
@@ -151,7 +151,7 @@ def a_run(world: World, folder: Path, settings: tuple[str, ...], stop: int | Non
 
     run = RunFolder(folder, resume=True, writes=world.first)
     try:
-        model = fit(micro(*settings), train=phantoms(), val=phantoms(9), run=run, watch=watch)
+        model = fit(micro(*settings), train=phantoms(), val=phantoms(patients), run=run, watch=watch)
     except (Interrupted, UserError) as ended:
         return str(ended)
     return has_parts(model), model.state_dict()
@@ -209,13 +209,18 @@ def test_a_run_goes_on_with_two_processes_then_one_then_three(tmp_path: Path, ki
 
 
 def in_half(world: World, folder: Path) -> Any:
+    """Train in bfloat16, whole and in parts, with a validation of one batch, which leaves none for one process."""
     for parts in ("false", "true"):
-        a_run(world, folder / parts, (*SHARED, "train.precision=bf16", "train.lr=1e-4", f"train.shard={parts}"))
+        settings = (*SHARED, "train.precision=bf16", "train.lr=1e-4", f"train.shard={parts}")
+        a_run(world, folder / parts, settings, patients=1)
 
 
 def test_under_autocast_parts_learn_what_wholes_learn(tmp_path: Path):
     together(2, in_half, tmp_path / "processes", tmp_path)
     assert losses(tmp_path / "true") == pytest.approx(losses(tmp_path / "false"), rel=1e-4)
+    (of_whole,), (of_parts,) = rows(tmp_path / "false", "val"), rows(tmp_path / "true", "val")
+    assert of_parts["images"] == of_whole["images"] > 0
+    assert of_parts["loss"] == pytest.approx(of_whole["loss"], rel=1e-3)
 
 
 def no_room(world: World, folder: Path) -> Any:
