@@ -46,7 +46,7 @@ MAP = re.compile(r"(?<=<!-- map -->\n).*?(?=<!-- /map -->)", re.S)
 # In the order of imports, each package as a whole.
 ORDER = (
     "errors types modalities products signals distributed layers folder gate config data encoders experts heads model"
-    " objectives optim checkpoint"
+    " objectives optim pieces checkpoint"
 )
 ORDER += (
     " metrics rundir guards leaks rewinds tasks describe caching step refusals build adapters trackers predictor evaluate embed"
