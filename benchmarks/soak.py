@@ -77,6 +77,14 @@ def begin(run: Path, data: str, settings: tuple[str, ...]) -> subprocess.Popen[b
         return subprocess.Popen([sys.executable, "-m", "medmoe", *words], stdout=log, stderr=log, env=env)
 
 
+def until_they_train(runs: dict[str, subprocess.Popen[bytes]], folder: Path) -> None:
+    """Wait for the first step of every run, or the end of one."""
+    while all(run.poll() is None for run in runs.values()):
+        if all((folder / name / "metrics.jsonl").is_file() for name in runs):
+            return
+        time.sleep(0.2)
+
+
 def watch(runs: dict[str, subprocess.Popen[bytes]], *, minutes: float, every: float) -> dict[str, Series]:
     """Read all processes until the time is over, or one ends."""
     begun, series = time.monotonic(), {name: Series() for name in runs}
@@ -186,6 +194,7 @@ def soak(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     more = tuple(asked.set or ())
     runs = {name: begin(folder / name, where, (*ALWAYS, *RUNS[name], *more)) for name, where in data.items()}
     try:
+        until_they_train(runs, folder)
         series = watch(runs, minutes=asked.minutes, every=asked.every)
     finally:
         codes = {name: stop(run) for name, run in runs.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,14 +22,19 @@ def draw(path: Path, panels: Mapping[str, Lines], *, warm: float) -> None:
         panels: Title → name of a line → its minutes and values.
         warm: Minutes.
     """
+    names = dict.fromkeys(name for lines in panels.values() for name in lines)
+    colours = dict(zip(names, itertools.cycle(COLOURS), strict=False))
     sheet = Image.new("RGB", (WIDE, HIGH * len(panels)), "white")
     pen = ImageDraw.Draw(sheet)
     for number, (title, lines) in enumerate(panels.items()):
-        _panel(pen, number * HIGH, title, {name: line for name, line in lines.items() if len(line[0])}, warm)
+        there = {name: line for name, line in lines.items() if len(line[0])}
+        _panel(pen, number * HIGH, title, there, colours, warm)
     sheet.save(path)
 
 
-def _panel(pen: ImageDraw.ImageDraw, top: int, title: str, lines: Lines, warm: float) -> None:
+def _panel(
+    pen: ImageDraw.ImageDraw, top: int, title: str, lines: Lines, colours: Mapping[str, str], warm: float
+) -> None:
     every = [value for _, values in lines.values() for value in values] or [0.0]
     last = max([minute for minutes, _ in lines.values() for minute in minutes] or [1.0])
     low, high = min(every), max(every)
@@ -47,8 +53,7 @@ def _panel(pen: ImageDraw.ImageDraw, top: int, title: str, lines: Lines, warm: f
         pen.text((4, place(0, value)[1] - 5), f"{value:.0f}", fill="black")
         pen.text((place(share * last, low)[0] - 8, top + HIGH - EDGE + 4), f"{share * last:.1f}", fill="black")
     for number, (name, (minutes, values)) in enumerate(lines.items()):
-        colour = COLOURS[number % len(COLOURS)]
         points = [place(minute, value) for minute, value in zip(minutes, values, strict=True)]
-        pen.line(points, fill=colour, width=2)
-        pen.text((LEFT + 250 + 110 * number, top + 4), name, fill=colour)
+        pen.line(points, fill=colours[name], width=2)
+        pen.text((LEFT + 250 + 110 * number, top + 4), name, fill=colours[name])
     pen.text((WIDE - 60, top + HIGH - EDGE + 16), "minutes", fill="black")
