@@ -58,9 +58,7 @@ def test_noise_and_a_sawtooth_are_no_growth(soak: ModuleType, seed: int):
     assert abs(found.value) < found.high < soak.GROWTH
 
 
-def verdicts(
-    soak: ModuleType, files: np.ndarray, children: np.ndarray, memory: np.ndarray
-) -> dict[tuple[str, str], bool]:
+def verdicts(soak: ModuleType, files: np.ndarray, children: np.ndarray, memory: np.ndarray) -> dict[Any, bool]:
     series = [
         {
             "minute": minute,
