@@ -21,8 +21,9 @@ differ by at most 32 in the last half: each tensor of a batch that is handed ove
 no process may be lost or added; and a SIGTERM at the end must end each run as documented. Ends with 1 where something
 of that fails. Linux only.
 
-In its first few hundred steps a run's memory does grow: oneDNN, which computes for torch on CPUs, keeps what it compiled
-for the last 1024 shapes, and the number of an expert's images and of a batch's words differ from step to step.
+In its first few hundred steps a run's memory does grow: oneDNN, which computes for torch on CPUs, keeps what it
+compiled for the last 1024 shapes, and the numbers of an expert's images and of a batch's words differ from step to
+step.
 """
 
 from __future__ import annotations
