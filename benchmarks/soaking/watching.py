@@ -8,21 +8,21 @@ from pathlib import Path
 from faulting.processes import children
 
 Reading = dict[str, float]
-MEMORY = {"Rss": "rss_mib", "Pss": "pss_mib"}
 
 
 def read(pid: int) -> Reading | None:
     """Read what a process has now; None where it is gone.
 
     Returns:
-        `rss_mib` (resident, pages that it shares with others too), `pss_mib` (those by its share), `own_mib` (not
-        shared), `files` (open), `threads`.
+        `rss_mib` (resident, pages that it shares with others too), `pss_mib` (what it shares only by its share, mapped
+        files left out: their share changes with whatever else runs the same libraries), `own_mib` (not shared), `files`
+        (open), `threads`.
     """
     process = Path(f"/proc/{pid}")
     try:
         lines = (process / "smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
         mib = {name: int(rest.split()[0]) / 1024 for name, _, rest in (line.partition(":") for line in lines)}
-        row = {ours: mib[theirs] for theirs, ours in MEMORY.items()}
+        row = {"rss_mib": mib["Rss"], "pss_mib": mib["Pss_Anon"] + mib["Pss_Shmem"]}
         row["own_mib"] = mib["Private_Clean"] + mib["Private_Dirty"]
         row["files"] = len(list((process / "fd").iterdir()))
         row["threads"] = len(list((process / "task").iterdir()))
