@@ -1,5 +1,3 @@
-"""What each of several processes holds of a model, whole and in parts: counted after a step, and the peak.
-
 """What each of several processes holds of a model after a step, with its backbones whole and in parts.
 
     torchrun --standalone --nproc-per-node 2 benchmarks/parts.py [--set model.vision.name=swin-t ...] [--device cpu]
