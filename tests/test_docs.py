@@ -49,8 +49,8 @@ ORDER = (
     " objectives optim pieces checkpoint"
 )
 ORDER += (
-    " metrics rundir guards leaks rewinds tasks describe caching step refusals build adapters trackers predictor evaluate embed"
-    " export doubts measures tracking index benchmarks state train recipes doctor progress report summary ablation"
+    " metrics rundir guards leaks rewinds tasks describe caching step refusals build adapters trackers predictor"
+    " evaluate embed export doubts measures tracking index benchmarks state train recipes doctor progress report summary ablation"
     " holdout speed runs cli"
     " __main__"
 )
