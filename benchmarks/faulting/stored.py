@@ -193,10 +193,7 @@ def jump_unseen(place: Place) -> str:
     return f"{losses[9]:.3g} before, {losses[18]:.3g} at the end"
 
 
-@case(
-    "the loss jumps once more than train.rewinds",
-    "exit 2 after train.rewinds, one line; the newest checkpoint is from before",
-)
+@case("the loss jumps once more than train.rewinds", "exit 2, one line; the newest checkpoint is from before")
 def jumps_again(place: Place) -> str:
     words = runs.train(place.run, *JUMPS, *WATCHED, "train.rewinds=0")
     said = ends(place.start(words, before=ills.batch_poisons(9)), 2)

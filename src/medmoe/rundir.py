@@ -139,7 +139,7 @@ class RunFolder:
         """Drop metrics of steps after `step`, which are done again; what is said of spikes gone back from stays."""
         if not self.writes:
             return
-        rows = [row for row in self.history() if row["step"] <= step or row["kind"] == "rewind"]
+        rows = [row for row in self.history() if row["step"] <= step or row.get("kind") == "rewind"]
         write_text_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
     def history(self) -> list[dict[str, Any]]:
