@@ -50,8 +50,8 @@ ORDER = (
 )
 ORDER += (
     " metrics rundir guards leaks rewinds tasks describe caching step refusals build adapters trackers predictor"
-    " evaluate embed export doubts measures tracking index benchmarks state train recipes doctor progress report summary"
-    " ablation holdout speed runs cli"
+    " evaluate embed export doubts measures tracking index benchmarks state train recipes doctor progress report"
+    " summary ablation holdout speed runs cli"
     " __main__"
 )
 
