@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medmoe.checkpoint import Saver, Snapshot
+from medmoe.checkpoint import Saver, Snapshot, Spare
 from medmoe.config import RunConfig, override
 from medmoe.recipes import RECIPES
 from medmoe.rundir import git_commit
@@ -52,9 +52,9 @@ class TimedSaver(Saver):
 
     wrote: list[tuple[float, float]]
 
-    def _write(self, taken: Snapshot) -> None:
+    def _write(self, taken: Snapshot, spare: Spare | None) -> None:
         begun, used = time.perf_counter(), time.thread_time()
-        super()._write(taken)
+        super()._write(taken, spare)
         self.wrote.append((time.perf_counter() - begun, time.thread_time() - used))
 
 
