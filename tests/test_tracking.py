@@ -98,6 +98,22 @@ def test_a_tracker_that_takes_steps_again_is_told_from_which_on(tmp_path: Path):
     assert [told[1].since for told in Recorder.told if told[0] == "start"] == [1, 4]
 
 
+@pytest.mark.parametrize(("name", "shown"), [("replacing", [1, 2, 3, 4, 3, 4, 5]), ("recorder", [1, 2, 3, 4, 5])])
+def test_a_tracker_that_takes_steps_again_does_so_where_a_run_went_back(tmp_path: Path, name: str, shown: list[int]):
+    run = RunFolder(tmp_path / "run")
+    for file in ("config.json", "run.json"):
+        (run.path / file).write_text("{}")
+    tracking = Tracking((name,), run, then=lambda row: None)
+    for step in (1, 2, 3, 4):
+        tracking({"kind": "train", "step": step, "loss": 1.0})
+    tracking({"kind": "rewind", "step": 2, "at": 4, "loss": 9.0})
+    for step in (3, 4, 5):
+        tracking({"kind": "train", "step": step, "loss": 1.0})
+    assert steps() == shown
+    assert [told[1].since for told in Recorder.told if told[0] == "start"] == [1, 3][: 1 + (name == "replacing")]
+    assert steps("rewind") == [2]
+
+
 def test_a_tracker_new_to_a_run_gets_all_of_it(tmp_path: Path):
     with pytest.raises(Crash):
         train(tmp_path / "run", watch=stop_at(5, Crash))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ class Tracking:
     def __call__(self, row: dict[str, Any]) -> None:
         """Hand on a row that was just written to the metrics."""
         for name, line in list(self._lines.items()):
-            if not self._guarded(name, partial(line.log, row)):
+            send = line.go_back if row["kind"] == "rewind" else line.log
+            if not self._guarded(name, partial(send, row)):
                 del self._lines[name]
         self._then(row)
 
@@ -91,8 +93,8 @@ class _Line:
             self._sent.update({kind: min(step, first - 1) for kind, step in self._sent.items()})
         known = self._notes.get("run")
         facts = facts_to_show(read_json(folder / "run.json"))
-        run = TrackedRun(folder, settings_to_show(self._config), facts, known, first)
-        self._notes["run"] = self.tracker.start(run)
+        self._shown = TrackedRun(folder, settings_to_show(self._config), facts, known, first)
+        self._notes["run"] = self.tracker.start(self._shown)
         if self._notes["run"] != known:
             self._sent.clear()
         for row in history:
@@ -104,6 +106,15 @@ class _Line:
             modalities = (self._config.get("model") or {}).get("modalities") or ()
             self.tracker.log(int(row["step"]), numbers(row, modalities))
             self._sent[row["kind"]] = int(row["step"])
+
+    def go_back(self, row: Mapping[str, Any]) -> None:
+        """Have the steps after that of a rewind replaced by those that are done again, if the tracker can."""
+        step = int(row["step"])
+        if self.tracker.replaces:
+            self.tracker.finish(finished=False)
+            self.tracker.start(replace(self._shown, known=self._notes["run"], since=step + 1))
+            self._sent.update({kind: min(sent, step) for kind, sent in self._sent.items()})
+        self.log(row)
 
     def _has(self, row: Mapping[str, Any]) -> bool:
         return int(row["step"]) <= self._sent.get(row["kind"], -1)
