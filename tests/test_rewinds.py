@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,15 @@ def test_a_run_that_loses_the_checkpoint_it_went_back_to_jumps_over_the_batches_
     (checkpoint.at(tmp_path, 16) / "model.safetensors").write_bytes(b"torn")
     train(tmp_path, *more, resume=True)
     assert weights(tmp_path) == weights(undisturbed)
+
+
+def test_a_run_that_begins_anew_for_want_of_checkpoints_knows_of_no_rewind(tmp_path: Path, undisturbed: Path):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    train(tmp_path / "run", *GUARDED, "train.steps=4", resume=True)
+    assert not (tmp_path / "run" / FILE).exists()
+    assert rows(tmp_path / "run", "rewind") == []
+    assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4]
 
 
 def crash_after_rewind(run: Path, row: dict[str, Any]) -> None:

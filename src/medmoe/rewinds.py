@@ -83,4 +83,9 @@ def known(run: Path, saved: Mapping[str, Any] | None) -> tuple[Rewind, ...]:
         raise ModelError("isn't a list of rewinds", where=str(path), remedy=remedy) from error
 
 
-__all__ = ["FILE", "Rewind", "first_batch", "known", "plain", "write"]
+def forget(run: Path) -> None:
+    """Delete what is written of a run that begins anew in its folder, its checkpoints being gone."""
+    (run / FILE).unlink(missing_ok=True)
+
+
+__all__ = ["FILE", "Rewind", "first_batch", "forget", "known", "plain", "write"]

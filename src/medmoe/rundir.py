@@ -136,10 +136,13 @@ class RunFolder:
         return row
 
     def rewind(self, step: int) -> None:
-        """Drop metrics of steps after `step`, which are done again; what is said of spikes gone back from stays."""
+        """Drop metrics of steps after `step`, which are done again.
+
+        What is said of spikes gone back from stays, unless all begins anew.
+        """
         if not self.writes:
             return
-        rows = [row for row in self.history() if row["step"] <= step or row.get("kind") == "rewind"]
+        rows = [row for row in self.history() if row["step"] <= step or (step and row.get("kind") == "rewind")]
         write_text_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
     def history(self) -> list[dict[str, Any]]:

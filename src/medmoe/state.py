@@ -135,6 +135,8 @@ def prepare(
     run.rewind(state.step)
     if run.writes:
         checkpoint.clear(run.path)
+        if not saved:
+            rewinds.forget(run.path)
     run.begin(config, None if saved else loads, step=state.step)
     if run.writes:
         remember(run.path, train, init=init)
