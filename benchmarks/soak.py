@@ -13,14 +13,22 @@ sets are small, so that they are gone through many times:
 
 With `--data` one run, `data`, reads that instead of both.
 
-What is read, of the training process and of each loader process: resident memory (RSS, also what processes share after
-a fork), memory by share (PSS without mapped files, which other jobs share; that of all together counts each page once),
-open files, threads. The verdict is over
-what comes after the warm-up: each process's RSS and all processes' PSS must grow by less than 1 MiB a minute, at the
-upper end of the slope's 95 % interval; the open files of a process by less than one in two minutes, and they may
-differ by at most 48 in the last half: each of the 16 tensors of a batch that is handed over is one, for a while;
-no process may be lost or added; and a SIGTERM at the end must end each run as documented. Ends with 1 where something
-of that fails. Linux only.
+What is read, of the training process and of each loader process: resident memory (RSS, also mapped files and what
+processes share after a fork), memory by share (PSS without mapped files, whose share changes with other jobs, and with
+what is swapped out; that of all together counts each page once), open files, threads. Shared memory that no process has
+mapped is seen as an open file only.
+
+The verdict is over what comes after the warm-up; it ends with 1 where something of this fails:
+
+- Each process's RSS and all processes' PSS grow by less than 1 MiB a minute, at the upper end of the slope's 95 %
+  interval.
+- The open files of a process grow by less than one in two minutes, likewise: one for each checkpoint or each validation
+  would be more. They differ by at most 48 in the last half: a tensor that is handed over is an open file until it is
+  used, a batch has up to 16, and a loader has two batches ready besides the one that is being handed over.
+- No process is lost or added.
+- A SIGTERM at the end ends each run as documented.
+
+Linux only.
 
 In its first few hundred steps a run's memory does grow: oneDNN, which computes for torch on CPUs, keeps what it
 compiled for the last 1024 shapes, and the numbers of an expert's images and of a batch's words differ from step to
@@ -52,7 +60,7 @@ from medmoe import checkpoint
 from medmoe.rundir import RunFolder, git_commit
 
 GROWTH = 1.0  # MiB a minute allowed
-OPENED, FILES_APART = 0.5, 48  # open files of one process: allowed growth a minute, and most minus least
+OPENED, FILES_APART = 0.5, 3 * 16  # open files of one process: allowed growth a minute, and most minus least
 STOPPED = 128 + signal.SIGTERM
 BERT = {
     "model_type": "bert", "vocab_size": 4000, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,

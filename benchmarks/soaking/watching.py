@@ -14,15 +14,15 @@ def read(pid: int) -> Reading | None:
     """Read what a process has now; None where it is gone.
 
     Returns:
-        `rss_mib` (resident, pages that it shares with others too), `pss_mib` (what it shares only by its share, mapped
-        files left out: their share changes with whatever else runs the same libraries), `own_mib` (not shared), `files`
-        (open), `threads`.
+        `rss_mib` (resident, pages that it shares with others too), `pss_mib` (what it shares only by its share, also
+        what is swapped out; mapped files are left out: their share changes with whatever else runs the same libraries),
+        `own_mib` (not shared), `files` (open), `threads`.
     """
     process = Path(f"/proc/{pid}")
     try:
         lines = (process / "smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
         mib = {name: int(rest.split()[0]) / 1024 for name, _, rest in (line.partition(":") for line in lines)}
-        row = {"rss_mib": mib["Rss"], "pss_mib": mib["Pss_Anon"] + mib["Pss_Shmem"]}
+        row = {"rss_mib": mib["Rss"], "pss_mib": mib["Pss_Anon"] + mib["Pss_Shmem"] + mib["SwapPss"]}
         row["own_mib"] = mib["Private_Clean"] + mib["Private_Dirty"]
         row["files"] = len(list((process / "fd").iterdir()))
         row["threads"] = len(list((process / "task").iterdir()))
