@@ -34,7 +34,7 @@ def refuse_changes(run: Path, config: RunConfig, data: str, saved: Mapping[str, 
         had = read_json(run / CONFIG)
         told = [line for key, line in changes(had, config.model_dump(mode="json")).items() if key not in FREE]
     if saved.get("data") not in (None, data):
-        told.append("the training samples (their keys, reports, labels, modalities or patients) are others")
+        told.append("the training samples (their keys, reports, labels, modalities, patients or sources) are others")
     if told:
         remedy = "go on with the same, give another --out, or allow it with --allow-changes"
         raise UserError(f"the run that is there was made with others: {'; '.join(told)}", where=str(run), remedy=remedy)
