@@ -142,7 +142,9 @@ def check_shares(every: list[Any], everything: dict[str, int]) -> None:
             assert max(memory) <= 0.51 * 2 * total
 
 
-def a_run(world: World, folder: Path, settings: tuple[str, ...], stop: int | None = None, patients: int = 9) -> Any:
+def a_run(
+    world: World, folder: Path, settings: tuple[str, ...], stop: int | None = None, patients: int = 9, **more: Any
+) -> Any:
     """Train, or go on, until asked to stop after a step; give whether the model is in parts and its weights."""
 
     def watch(row: dict[str, Any]) -> None:
@@ -151,7 +153,7 @@ def a_run(world: World, folder: Path, settings: tuple[str, ...], stop: int | Non
 
     run = RunFolder(folder, resume=True, writes=world.first)
     try:
-        model = fit(micro(*settings), train=phantoms(), val=phantoms(patients), run=run, watch=watch)
+        model = fit(micro(*settings), train=phantoms(), val=phantoms(patients), run=run, watch=watch, **more)
     except (Interrupted, UserError) as ended:
         return str(ended)
     return has_parts(model), model.state_dict()
@@ -206,6 +208,29 @@ def test_a_run_goes_on_with_two_processes_then_one_then_three(tmp_path: Path, ki
     for parts, weights in ends:
         assert not parts
         torch.testing.assert_close(weights, saved, rtol=0, atol=0)
+
+
+def averaging_later(world: World, folder: Path) -> Any:
+    """Train, then go on with an average that the run didn't have before."""
+    for more in ((), ("train.steps=4", "train.ema=0.5")):
+        found = a_run(world, folder, (*LATER, *more, "train.shard=true"), allow_changes=True)
+    return found
+
+
+LATER = ("train.steps=2", "train.lr=1e-4", "train.val_every=4", "train.save_every=1000")
+
+
+def test_an_average_may_begin_where_a_run_in_parts_goes_on(tmp_path: Path):
+    for parts, _ in together(2, averaging_later, tmp_path / "processes", tmp_path / "run"):
+        assert not parts
+    for more in ((), ("train.steps=4", "train.ema=0.5")):
+        train(tmp_path / "one", *LATER, *more, resume=True, allow_changes=True, val=phantoms(9))
+    own, alone = [rows(tmp_path / name, "val")[-1] for name in ("run", "one")]
+    assert own["step"] == alone["step"] == 4
+    assert own["loss"] == pytest.approx(alone["loss"], rel=1e-5)  # of the averaged weights
+    found = checkpoint.load_latest(tmp_path / "run")
+    assert found is not None
+    assert set(found.average or ()) == set(found.weights)
 
 
 def in_half(world: World, folder: Path) -> Any:
