@@ -31,7 +31,7 @@ from medmoe.step import told
 from medmoe.train import fit
 from medmoe.types import Batch
 from processes import together
-from small_runs import losses, micro, phantoms, rows, stop_at, train
+from small_runs import Memory, losses, micro, phantoms, rows, stop_at, train
 from test_caching import EVERY, WORDS, batch_for, built, farthest, moved, ragged
 from test_distributed import SHARES, judged, share_of
 
@@ -208,6 +208,31 @@ def test_a_run_goes_on_with_two_processes_then_one_then_three(tmp_path: Path, ki
     for parts, weights in ends:
         assert not parts
         torch.testing.assert_close(weights, saved, rtol=0, atol=0)
+
+
+def unread(world: World, folder: Path) -> Any:
+    return fit(micro(*UNREAD, "train.shard=true"), train=seldom(), val=None, run=RunFolder(folder, writes=world.first))
+
+
+# of each step's two batches, the second has no report, and no other objective is there to read it
+UNREAD = (
+    *("train.steps=2", "train.lr=1e-4", "train.seed=1", "train.clip=0.1", "data.batch_size=4", "train.accum_freq=2"),
+    *(f"objectives.{name}=0" for name in ("local", "report_type", "image_modality", "router_distillation")),
+)
+
+
+def seldom() -> Memory:
+    return Memory([replace(one, report="" if at % 4 else one.report) for at, one in enumerate(phantoms().samples)])
+
+
+def test_gradients_before_a_batch_that_nothing_reads_are_counted_and_clipped_in_parts_too(tmp_path: Path):
+    together(2, unread, tmp_path / "processes", tmp_path / "run")
+    train(tmp_path / "one", *UNREAD, source=seldom())
+    assert losses(tmp_path / "run") == losses(tmp_path / "one") == [0, 0]  # of the second batches
+    for own, alone in zip(rows(tmp_path / "run"), rows(tmp_path / "one"), strict=True):
+        assert alone["grad_norm"] > 1
+        assert own["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-3)
+        assert own["grad_norms"]["text"] == pytest.approx(alone["grad_norms"]["text"], rel=1e-3)
 
 
 def averaging_later(world: World, folder: Path) -> Any:
