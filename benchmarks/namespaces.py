@@ -15,6 +15,7 @@ Where a link is cut for good, the kernel is told to give a connection up after s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import json
 import platform
@@ -357,11 +358,11 @@ def attempt(name: str, machines: Machines, scratch: Path) -> dict[str, Any]:
     folder.mkdir()
     pair, begun = Pair(machines, folder, scratch), time.monotonic()
     try:
-        told, ended = act(pair), "as documented"
-    except Exception as error:  # the next row is to be tried all the same
+        with contextlib.ExitStack() as after:
+            after.callback(pair.clean)
+            told, ended = act(pair), "as documented"
+    except Exception as error:  # the next row is to be tried all the same; a link that can't be mended is one too
         told, ended = f"{type(error).__name__}: {error}", "NOT AS DOCUMENTED"
-    finally:
-        pair.clean()
     seconds = round(time.monotonic() - begun, 1)
     return {"cut": name, "documented": documented, "ended": ended, "told": told, "seconds": seconds}
 

@@ -34,7 +34,7 @@ except UserError as error:
 def machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield importlib.import_module("faulting.machines")
-    for name in [name for name in sys.modules if name.split(".")[0] == "faulting"]:
+    for name in [name for name in sys.modules if name.split(".")[0] in ("faulting", "namespaces")]:
         del sys.modules[name]
 
 
@@ -81,3 +81,27 @@ def test_namespaces_whose_maker_is_gone_are_deleted_and_no_others(machines: Modu
             machines.Job(pair.names[0], ["true"], Path(os.devnull), {}).process.wait()
     except machines.Unable as error:
         pytest.skip(f"network namespaces can't be made here: {error}")
+
+
+class Unmended:
+    """Two machines of nothing, whose link can't be mended."""
+
+    names = ("here", "there")
+
+    def __init__(self, unable: type[Exception]) -> None:
+        self.unable = unable
+
+    def kill(self, number: int) -> None:
+        pass
+
+    def mend(self) -> None:
+        raise self.unable("no link")
+
+
+def test_a_link_that_cannot_be_mended_fails_its_row_and_no_other_is_left_out(
+    tmp_path: Path, machines: ModuleType, monkeypatch: pytest.MonkeyPatch
+):
+    namespaces = importlib.import_module("namespaces")
+    monkeypatch.setattr(namespaces, "ROWS", {"a row": ("fine", lambda pair: "fine")})
+    row = namespaces.attempt("a row", Unmended(machines.Unable), tmp_path)
+    assert (row["ended"], row["told"]) == ("NOT AS DOCUMENTED", "Unable: no link")

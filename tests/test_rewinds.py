@@ -19,6 +19,7 @@ from medmoe.checkpoint import Spare
 from medmoe.distributed import World
 from medmoe.errors import ModelError, UserError
 from medmoe.guards import Finite, Spike, Spikes
+from medmoe.pieces import Pieces
 from medmoe.rewinds import FILE, Rewind, first_batch, known
 from medmoe.rundir import RunFolder
 from medmoe.runs.folder import read_state
@@ -345,10 +346,27 @@ def test_processes_go_back_together(tmp_path: Path):
     assert (row["step"], row["at"]) == (16, 24)
 
 
-def spiked(world: World, folder: Path) -> tuple[int, float]:
+@pytest.mark.slow
+def test_processes_whose_model_is_in_parts_go_back_as_one_process_does(tmp_path: Path, poison: Callable[..., None]):
+    # at a small rate, since AdamW makes a step of any gradient, be it of rounding alone
+    more = ("train.shard=true", "train.lr=1e-5", "train.ema=0.9", "train.steps=26")
+    found = together(2, spiked, tmp_path / "ranks", tmp_path / "run", more)
+    assert found[0] == found[1]
+    saved = checkpoint.load_latest(tmp_path / "run")
+    assert saved is not None
+    assert isinstance(saved.optimizer, Pieces)
+    poison(POISON)
+    train(tmp_path / "one", *GUARDED, *more)
+    (own,), (alone,) = rows(tmp_path / "run", "rewind"), rows(tmp_path / "one", "rewind")
+    assert (own["step"], own["begun"], own["at"], own["batch"]) == (16, 22, 24, 24)
+    assert (alone["step"], alone["begun"], alone["at"], alone["batch"]) == (16, 22, 24, 24)
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+
+
+def spiked(world: World, folder: Path, more: tuple[str, ...] = ()) -> tuple[int, float]:
     logging.disable()
     loop.train_step = poisoned((POISON,))
     run = RunFolder(folder, resume=True, writes=world.first)
-    model = loop.fit(micro(*GUARDED), train=phantoms(), val=None, run=run)
+    model = loop.fit(micro(*GUARDED, *more), train=phantoms(), val=None, run=run)
     total = sum(float(value.double().sum()) for value in model.state_dict().values())
     return len(json.loads((folder / FILE).read_text())), total

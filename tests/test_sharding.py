@@ -31,7 +31,7 @@ from medmoe.step import told
 from medmoe.train import fit
 from medmoe.types import Batch
 from processes import together
-from small_runs import losses, micro, phantoms, rows, stop_at, train
+from small_runs import Memory, losses, micro, phantoms, rows, stop_at, train
 from test_caching import EVERY, WORDS, batch_for, built, farthest, moved, ragged
 from test_distributed import SHARES, judged, share_of
 
@@ -142,7 +142,9 @@ def check_shares(every: list[Any], everything: dict[str, int]) -> None:
             assert max(memory) <= 0.51 * 2 * total
 
 
-def a_run(world: World, folder: Path, settings: tuple[str, ...], stop: int | None = None, patients: int = 9) -> Any:
+def a_run(
+    world: World, folder: Path, settings: tuple[str, ...], stop: int | None = None, patients: int = 9, **more: Any
+) -> Any:
     """Train, or go on, until asked to stop after a step; give whether the model is in parts and its weights."""
 
     def watch(row: dict[str, Any]) -> None:
@@ -151,7 +153,7 @@ def a_run(world: World, folder: Path, settings: tuple[str, ...], stop: int | Non
 
     run = RunFolder(folder, resume=True, writes=world.first)
     try:
-        model = fit(micro(*settings), train=phantoms(), val=phantoms(patients), run=run, watch=watch)
+        model = fit(micro(*settings), train=phantoms(), val=phantoms(patients), run=run, watch=watch, **more)
     except (Interrupted, UserError) as ended:
         return str(ended)
     return has_parts(model), model.state_dict()
@@ -206,6 +208,54 @@ def test_a_run_goes_on_with_two_processes_then_one_then_three(tmp_path: Path, ki
     for parts, weights in ends:
         assert not parts
         torch.testing.assert_close(weights, saved, rtol=0, atol=0)
+
+
+def unread(world: World, folder: Path) -> Any:
+    return fit(micro(*UNREAD, "train.shard=true"), train=seldom(), val=None, run=RunFolder(folder, writes=world.first))
+
+
+# of each step's two batches, the second has no report, and no other objective is there to read it
+UNREAD = (
+    *("train.steps=2", "train.lr=1e-4", "train.seed=1", "train.clip=0.1", "data.batch_size=4", "train.accum_freq=2"),
+    *(f"objectives.{name}=0" for name in ("local", "report_type", "image_modality", "router_distillation")),
+)
+
+
+def seldom() -> Memory:
+    return Memory([replace(one, report="" if at % 4 else one.report) for at, one in enumerate(phantoms().samples)])
+
+
+def test_gradients_before_a_batch_that_nothing_reads_are_counted_and_clipped_in_parts_too(tmp_path: Path):
+    together(2, unread, tmp_path / "processes", tmp_path / "run")
+    train(tmp_path / "one", *UNREAD, source=seldom())
+    assert losses(tmp_path / "run") == losses(tmp_path / "one") == [0, 0]  # of the second batches
+    for own, alone in zip(rows(tmp_path / "run"), rows(tmp_path / "one"), strict=True):
+        assert alone["grad_norm"] > 1
+        assert own["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-3)
+        assert own["grad_norms"]["text"] == pytest.approx(alone["grad_norms"]["text"], rel=1e-3)
+
+
+def averaging_later(world: World, folder: Path) -> Any:
+    """Train, then go on with an average that the run didn't have before."""
+    for more in ((), ("train.steps=4", "train.ema=0.5")):
+        found = a_run(world, folder, (*LATER, *more, "train.shard=true"), allow_changes=True)
+    return found
+
+
+LATER = ("train.steps=2", "train.lr=1e-4", "train.val_every=4", "train.save_every=1000")
+
+
+def test_an_average_may_begin_where_a_run_in_parts_goes_on(tmp_path: Path):
+    for parts, _ in together(2, averaging_later, tmp_path / "processes", tmp_path / "run"):
+        assert not parts
+    for more in ((), ("train.steps=4", "train.ema=0.5")):
+        train(tmp_path / "one", *LATER, *more, resume=True, allow_changes=True, val=phantoms(9))
+    own, alone = [rows(tmp_path / name, "val")[-1] for name in ("run", "one")]
+    assert own["step"] == alone["step"] == 4
+    assert own["loss"] == pytest.approx(alone["loss"], rel=1e-5)  # of the averaged weights
+    found = checkpoint.load_latest(tmp_path / "run")
+    assert found is not None
+    assert set(found.average or ()) == set(found.weights)
 
 
 def in_half(world: World, folder: Path) -> Any:

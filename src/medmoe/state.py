@@ -163,8 +163,10 @@ def take_up(state: State, saved: checkpoint.Checkpoint) -> None:
     put_weights(state.model, weights, where=where, remedy=remedy)
     load_state_tensors(state.model, state.optimizer, saved.optimizer)
     state.step = saved.step
-    if state.average is not None:
-        state.average.weights = taken_up(saved.average or state.model.state_dict(), state.average.weights)
+    if state.average is not None and saved.average:
+        state.average.weights = taken_up(saved.average, state.average.weights)
+    elif state.average is not None:  # it begins here
+        state.average = WeightAverage(state.model, state.average.decay)
 
 
 def go_back(state: State, config: RunConfig, run: RunFolder, device: str) -> Rewind | None:

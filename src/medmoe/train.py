@@ -17,7 +17,7 @@ from medmoe.caching import backward_in_parts
 from medmoe.config import RunConfig
 from medmoe.data.loader import Loader, workers_told
 from medmoe.data.sources.base import Source
-from medmoe.distributed import World, any_of, clip, current, most, sum_gradients
+from medmoe.distributed import World, any_of, apart, clip, current, most, sum_gradients
 from medmoe.encoders.pretrained import training
 from medmoe.measures import of_step
 from medmoe.model import MedVLM
@@ -286,6 +286,7 @@ def train_step(state: State, batches: Iterator[Batch], config: RunConfig, device
         batch = next(batches)
         keys += batch.keys
         loss, output = add_gradients(state, batch, config, device)
+    apart(model)  # the last batch may have had no backward pass through a backbone, another one its gradients
     sum_gradients(model)
     norm = clip(model.parameters(), settings.clip)
     if state.guard is not None:
