@@ -209,7 +209,7 @@ def newest_whole(run: Path, spare: Spare) -> int | None:
     for folder in spare.order(found(run)):
         try:
             check(folder)
-            return load(folder).step
+            return int(folder.name.removeprefix("step-"))
         except ModelError as error:
             _LOG.warning("%s; looking for a checkpoint before it", error)
     return None
@@ -405,4 +405,19 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-__all__ = ["Checkpoint", "Saver", "Snapshot", "check", "found", "load", "load_latest", "snapshot", "write"]
+__all__ = [
+    "Checkpoint",
+    "Saver",
+    "Snapshot",
+    "Spare",
+    "at",
+    "check",
+    "clear",
+    "drop_after",
+    "found",
+    "load",
+    "load_latest",
+    "newest_whole",
+    "snapshot",
+    "write",
+]

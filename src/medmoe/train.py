@@ -367,7 +367,7 @@ class Meter:
 def train_row(
     state: State, loss: Loss, output: Output, norm: Tensor, meter: Meter, config: RunConfig
 ) -> dict[str, Any]:
-    """Word one line of the metrics; the only place of the loop that reads values from the device.
+    """Word one line of the metrics; beside it, only what is saved or judged is read from the device.
 
     Raises:
         UserError: If too many steps in a row had a loss or gradient that isn't finite.
