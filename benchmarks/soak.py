@@ -20,8 +20,9 @@ mapped is seen as an open file only.
 
 The verdict is over what comes after the warm-up; it ends with 1 where something of this fails:
 
-- Each process's RSS and all processes' PSS grow by less than 1 MiB a minute, at the upper end of the slope's 95 %
-  interval.
+- Each process's RSS grows by less than 1 MiB a minute, at the upper end of the slope's 95 % interval. PSS is told and
+  not judged: pages that a process shared since the fork become its own when either side writes to them, so that PSS
+  rises, in jumps too, without a leak; but no process's PSS can rise above its RSS.
 - The open files of a process grow by less than one in two minutes, likewise: one for each checkpoint or each validation
   would be more. They differ by at most 48 in the last half: a tensor that is handed over is an open file until it is
   used, a batch has up to 16, and a loader has two batches ready besides the one that is being handed over.
@@ -141,7 +142,7 @@ def judge(series: Series, *, warm: float) -> list[dict[str, Any]]:
                 "apart_in_last_half": max(half) - min(half), "per_minute": grows.value,
                 "interval": [grows.low, grows.high], "readings": len(values),
             }  # fmt: skip
-            if what == ("pss_mib" if who == "all" else "rss_mib"):
+            if what == "rss_mib":
                 row["holds"] = grows.high < GROWTH
             elif what == "files":
                 row["holds"] = grows.high < OPENED and row["apart_in_last_half"] <= FILES_APART
