@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 
 from medmoe import checkpoint
 from medmoe.build import adopt, build_text, load_model, tokenizer_of
+from medmoe.cli.train import _begins
 from medmoe.config import RunConfig, TextConfig, parse
 from medmoe.data.text import ReportTokenizer
-from medmoe.errors import ModelError, UserError
+from medmoe.errors import ConfigError, ModelError, UserError
 from medmoe.model import MedVLM
 from medmoe.rundir import RunFolder
 from medmoe.train import Interrupted, fit, prepare
@@ -231,3 +232,16 @@ def test_a_run_resumes_on_a_gpu(tmp_path: Path):
         fit(micro("train.ema=0.9"), train=phantoms(), val=None, run=run, device="cuda", watch=stop_at(2))
     model = fit(micro("train.ema=0.9"), train=phantoms(), val=phantoms(), run=run, device="cuda")
     assert next(model.parameters()).is_cuda
+
+
+def test_a_run_does_not_go_on_to_fewer_steps_than_it_has_done(finished: tuple[Path, MedVLM]):
+    with pytest.raises(
+        ConfigError, match=r"train\.steps: 2 steps, and the run that is there has done 6; give 6 or more"
+    ):
+        train(finished[0], "train.steps=2", resume=True)
+    assert json.loads((finished[0] / "config.json").read_text())["train"]["steps"] == 6
+
+
+def test_the_command_says_where_a_run_goes_on(tmp_path: Path, finished: tuple[Path, MedVLM]):
+    assert _begins(finished[0], 8) == f"going on in {finished[0]}, whose newest checkpoint is of step 6 of 8"
+    assert _begins(tmp_path, 8) == f"nothing to go on from in {tmp_path}: a new run"

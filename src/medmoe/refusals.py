@@ -23,12 +23,24 @@ FREE = frozenset(
 )
 
 
-def refuse_changes(run: Path, config: RunConfig, data: str, saved: Mapping[str, Any]) -> None:
-    """Refuse to go on with another recipe or other data than a run had.
+def refuse_changes(run: Path, config: RunConfig, data: str, saved: Mapping[str, Any], *, allowed: bool = False) -> None:
+    """Refuse to go on to fewer steps than a run has done, or with another recipe or other data than it had.
+
+    Args:
+        run: Its folder.
+        config: The recipe to go on with.
+        data: Fingerprint of the training samples' facts.
+        saved: The state of the checkpoint to go on from.
+        allowed: Whether recipe and data may be others.
 
     Raises:
         UserError: Naming what differs.
     """
+    if saved["step"] > config.train.steps:  # its model would bear the name of a shorter run
+        what = f"{config.train.steps} steps, and the run that is there has done {saved['step']}"
+        raise ConfigError(what, where="train.steps", remedy=f"give {saved['step']} or more, or another --out")
+    if allowed:
+        return
     told = []
     if (run / CONFIG).is_file():
         had = read_json(run / CONFIG)

@@ -105,8 +105,8 @@ def prepare(
     brought = init_tokenizer(init)
     saved = checkpoint.load_latest(run.path)
     data = facts_fingerprint(train)
-    if saved is not None and not allow_changes:
-        refuse_changes(run.path, config, data, saved.state)
+    if saved is not None:
+        refuse_changes(run.path, config, data, saved.state, allowed=allow_changes)
     begun = {"a step to begin at": saved.step if saved else 0, "training samples": data, "a recipe": config}
     back = rewinds.known(run.path, saved.state if saved else None)
     same_everywhere({**begun, "a list of rewinds": back}, device)

@@ -86,11 +86,21 @@ def train(
         about = {"command": command_line(), "train_data": train_data, "val_data": val_data, "processes": world.size}
         run = RunFolder(out, resume=resume == "latest", about=about, writes=world.first)
         if world.first:
-            _warn_of_random_text(config, parts, out)
+            _tell_before(config, parts, out, resume=resume is not None)
         model = _fit(config, train, val, run, parts, world.device(device), allow_changes)
         if world.first:
             with writing(out, "the model is saved"):
                 _tell_result(run, model, val)
+
+
+def _begins(run: Path, steps: int) -> str:
+    """Say where a run goes on, or that it doesn't."""
+    from medmoe.checkpoint import found
+
+    folders = found(run)
+    if not folders:
+        return f"nothing to go on from in {run}: a new run"
+    return f"going on in {run}, whose newest checkpoint is of step {int(folders[-1].name[5:])} of {steps}"
 
 
 def _fit(
@@ -133,8 +143,10 @@ def _factors(text: str | None) -> list[float] | None:
         raise ConfigError(f"got {text!r}, allowed: numbers such as 1::2.5", where=where) from None
 
 
-def _warn_of_random_text(config: RunConfig, parts: dict[str, str], out: Path) -> None:
-    """Say where a frozen text encoder would stay random."""
+def _tell_before(config: RunConfig, parts: dict[str, str], out: Path, *, resume: bool) -> None:
+    """Say where the run goes on, and where a frozen text encoder would stay random."""
+    if resume:
+        say(_begins(out, config.train.steps))
     text = config.model.text
     if text.name == "hf" and text.frozen and not parts and not (out / "checkpoints").is_dir():
         say("warning: the text encoder is frozen with random weights; start it from --init text=FOLDER")
