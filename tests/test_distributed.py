@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import multiprocessing
@@ -228,7 +229,7 @@ def test_a_store_that_says_nothing_any_more_holds_nobody_up(tmp_path: Path, join
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     spawning = multiprocessing.get_context("spawn")
-    keeper = spawning.Process(target=keeps_the_store, args=(port, joined_already))
+    keeper = spawning.Process(target=keeps_the_store, args=(port, tmp_path / "there" if joined_already else None))
     other = spawning.Process(target=is_left_waiting, args=(port, tmp_path / "said"))
     try:
         keeper.start()
@@ -239,16 +240,18 @@ def test_a_store_that_says_nothing_any_more_holds_nobody_up(tmp_path: Path, join
         for process in (keeper, other):
             process.kill()
             process.join()
-    lost = "lost the others, or waited 1 s for them"
+    lost = "lost the others, or waited 3 s for them"
     why = "; process 0 is gone, or the way to its machine" if joined_already else r" \(the store .* gave no answer"
     assert re.search(f"process 1 of 2 {lost}{why}", (tmp_path / "said").read_text())
 
 
-def keeps_the_store(port: int, joins: bool) -> None:
+def keeps_the_store(port: int, there: Path | None) -> None:
     names = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= names
-    if joins:
+    if there is not None:
         with joined("cpu", timeout=30):
+            while not there.exists():  # the other one has joined too
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGSTOP)
     store = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
     while not store.check(["medmoe/here/1"]):
@@ -259,8 +262,13 @@ def keeps_the_store(port: int, joins: bool) -> None:
 def is_left_waiting(port: int, said: Path) -> None:
     names = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= names
+    while True:  # the keeper may begin later
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            break
+        time.sleep(0.05)
     try:
-        with joined("cpu", timeout=1):
+        with joined("cpu", timeout=3):
+            said.with_name("there").touch()
             summed([1.0])
     except UserError as error:
         said.write_text(str(error))
