@@ -10,10 +10,6 @@ whose names hold a word; `--list` names them.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import sys
 import tempfile
 import time
 import traceback
@@ -23,6 +19,7 @@ from typing import Any
 import faulting.running
 import faulting.stored  # noqa: F401 - fills the table
 from faulting.cases import CASES, Place, Unable
+from faulting.table import leave, markdown, options
 
 
 def attempt(name: str, place: Place) -> dict[str, Any]:
@@ -41,21 +38,9 @@ def attempt(name: str, place: Place) -> dict[str, Any]:
     return {"fault": name, "documented": case.documented, "ended": ended, "told": told, "seconds": seconds}
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """Write the rows as a table."""
-    lines = ["| fault | documented end | ended | what was said, or counted |", "| --- | --- | --- | --- |"]
-    for row in rows:
-        cells = (row["fault"], row["documented"], row["ended"], " ".join(row["told"].split()))
-        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     """Give every fault, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
-    parser.add_argument("--only", action="append", default=[])
+    parser = options(__doc__)
     parser.add_argument("--list", action="store_true")
     asked = parser.parse_args()
     names = [name for name in CASES if not asked.only or any(word in name for word in asked.only)]
@@ -70,12 +55,8 @@ def main() -> None:
         for number, name in enumerate(names):
             rows.append(attempt(name, Place(Path(scratch), f"{number:02}")))
             print(f"{rows[-1]['ended']:18} {rows[-1]['seconds']:6} s  {name}: {rows[-1]['told'][:400]}", flush=True)
-    found = {"machine": platform.processor() or platform.machine(), "python": platform.python_version(), "faults": rows}
-    if asked.json is not None:
-        asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    if asked.markdown is not None:
-        asked.markdown.write_text(markdown(rows), encoding="utf-8")
-    sys.exit(any(row["ended"] == "NOT AS DOCUMENTED" for row in rows))
+    cells = [(row["fault"], row["documented"], row["ended"], " ".join(row["told"].split())) for row in rows]
+    leave(asked, "faults", rows, markdown(("fault", "documented end", "ended", "what was said, or counted"), cells))
 
 
 if __name__ == "__main__":

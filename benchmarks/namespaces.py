@@ -14,11 +14,9 @@ Where a link is cut for good, the kernel is told to give a connection up after s
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import fcntl
 import json
-import platform
 import re
 import shutil
 import sys
@@ -28,9 +26,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from faulting import runs
 from faulting.machines import ADDRESSES, LINK, PORT, Job, Machines, Unable, machines, until
+from faulting.table import leave, markdown, options
 
 STEPS, EVERY, STALL, CUT = 30, 5, 12, 20
 SETTINGS = (f"train.steps={STEPS}", f"train.save_every={EVERY}", "train.keep=3")
@@ -367,31 +365,9 @@ def attempt(name: str, machines: Machines, scratch: Path) -> dict[str, Any]:
     return {"cut": name, "documented": documented, "ended": ended, "told": told, "seconds": seconds}
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """Write the rows as a table."""
-    lines = [
-        "| what happens to two machines | documented end | ended | counted | seconds |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        cells = (
-            row["cut"],
-            row["documented"],
-            row["ended"],
-            " ".join(row["told"].split())[:600],
-            f"{row['seconds']:.0f}",
-        )
-        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     """Give every row, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
-    parser.add_argument("--only", action="append", default=[])
-    asked = parser.parse_args()
+    asked = options(__doc__).parse_args()
     names = [name for name in ROWS if not asked.only or any(word in name for word in asked.only)]
     rows = []
     try:
@@ -405,15 +381,12 @@ def main() -> None:
             {"cut": name, "documented": ROWS[name][0], "ended": "not tried", "told": str(error), "seconds": 0.0}
             for name in names
         ]
-    found = {
-        "machine": platform.processor() or platform.machine(), "python": platform.python_version(),
-        "torch": torch.__version__, "rows": rows,
-    }  # fmt: skip
-    if asked.json is not None:
-        asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    if asked.markdown is not None:
-        asked.markdown.write_text(markdown(rows), encoding="utf-8")
-    sys.exit(any(row["ended"] == "NOT AS DOCUMENTED" for row in rows))
+    cells = [
+        (row["cut"], row["documented"], row["ended"], " ".join(row["told"].split())[:600], f"{row['seconds']:.0f}")
+        for row in rows
+    ]
+    head = ("what happens to two machines", "documented end", "ended", "counted", "seconds")
+    leave(asked, "rows", rows, markdown(head, cells))
 
 
 if __name__ == "__main__":
